@@ -1,0 +1,23 @@
+//! Golden vectors: data made by other people's libraries, walked row by row.
+
+mod messagepack;
+mod timestamps;
+
+use serde::de::DeserializeOwned;
+
+/// Reads `tests/golden/<name>.json`.
+pub fn load<T: DeserializeOwned>(name: &str) -> T {
+    let path = format!("{}/golden/{name}.json", env!("CARGO_MANIFEST_DIR"));
+    let text = std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{path}: {e}"));
+    serde_json::from_str(&text).unwrap_or_else(|e| panic!("{path}: {e}"))
+}
+
+pub fn unhex(text: &str) -> Vec<u8> {
+    (0..text.len()).step_by(2).map(|i| u8::from_str_radix(&text[i..i + 2], 16).unwrap()).collect()
+}
+
+/// Fails with the list of rows that failed, so that one run shows all of them.
+pub fn report(file: &str, rows: usize, failures: Vec<String>) {
+    assert!(failures.is_empty(), "{file}: {} of {rows} rows:\n{}", failures.len(), failures.join("\n"));
+    println!("{file}: {rows} rows");
+}
