@@ -1,0 +1,128 @@
+//! Users.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::str::FromStr;
+
+use iam_schema::{Timestamp, UserId, WorkspaceId};
+
+use super::passwords::PasswordHash;
+use super::policy::RoleName;
+use super::workspaces::Workspace;
+
+/// The longest name and email, in bytes.
+pub const MAX_TEXT: usize = 1024;
+
+/// A user as stored.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct User {
+    pub id: UserId,
+    /// INVARIANT (version): one higher with each change, from 1.
+    pub version: u64,
+    /// The home workspace; it never changes.
+    pub workspace: WorkspaceId,
+    /// The epoch of the home workspace when the user was last enabled in it.
+    pub workspace_epoch: u64,
+    pub username: Username,
+    pub name: String,
+    pub email: String,
+    pub roles: BTreeSet<RoleName>,
+    /// Enabled so far as this record goes; see [`User::effectively_enabled`].
+    pub enabled: bool,
+    pub must_change_password: bool,
+    /// Absent for a user who cannot log in, such as a service account.
+    pub password: Option<PasswordHash>,
+    /// When a temporary password stops working.
+    pub temporary_until: Option<Timestamp>,
+    /// INVARIANT (epoch): tokens and keys of another epoch are dead; an epoch only rises.
+    pub key_epoch: u64,
+    pub token_epoch: u64,
+    pub created: Timestamp,
+}
+
+impl User {
+    /// Whether this user may do anything at all: enabled, in an enabled workspace, and not left disabled by the
+    /// last disabling of that workspace.
+    ///
+    /// Source: protocol section 3, "effectively enabled".
+    pub fn effectively_enabled(&self, home: &Workspace) -> bool {
+        self.enabled && home.enabled && self.workspace_epoch == home.epoch
+    }
+
+    /// The record after a change.
+    #[must_use]
+    pub fn changed(&self, change: impl FnOnce(&mut User)) -> User {
+        let mut to = self.clone();
+        change(&mut to);
+        to.version = self.version + 1;
+        to
+    }
+
+    /// Ends all tokens issued so far.
+    pub fn end_tokens(&mut self) {
+        self.token_epoch += 1;
+    }
+
+    /// Ends all API keys made so far.
+    pub fn end_keys(&mut self) {
+        self.key_epoch += 1;
+    }
+}
+
+/// A username: `[A-Za-z0-9][A-Za-z0-9._@+-]{0,127}`, and not of the form of a user id.
+///
+/// Source: protocol sections 1 and 3.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Username(String);
+
+/// A username without regard to ASCII case: what must be unique in the deployment.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct NameKey(String);
+
+impl Username {
+    /// As the user entered it.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// What is claimed for it.
+    pub fn key(&self) -> NameKey {
+        NameKey(self.0.to_ascii_lowercase())
+    }
+}
+
+impl NameKey {
+    /// The lower-case text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for Username {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, &'static str> {
+        let mut bytes = text.bytes();
+        let first = bytes.next().is_some_and(|b| b.is_ascii_alphanumeric());
+        let rest = bytes.all(|b| b.is_ascii_alphanumeric() || b"._@+-".contains(&b));
+        if !first || !rest || text.len() > 128 {
+            return Err("must be 1 to 128 characters of A-Z a-z 0-9 . _ @ + - and begin with a letter or digit");
+        }
+        if text.to_ascii_lowercase().parse::<UserId>().is_ok() {
+            return Err("must not have the form of a user id");
+        }
+        Ok(Self(text.to_owned()))
+    }
+}
+
+impl fmt::Display for Username {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Debug for Username {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}

@@ -1,0 +1,160 @@
+//! What an operation can fail with: a closed set of what a caller can act on, each with its private cause.
+
+use std::borrow::Cow;
+
+use crate::store::StoreError;
+
+/// What was not found, taken or disabled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Noun {
+    User,
+    Workspace,
+    ApiKey,
+    SigningKey,
+    Username,
+    KeyName,
+    WorkspaceId,
+}
+
+/// Why an authentication failed: for log and audit, never for the caller.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AuthFailure {
+    NoCredential,
+    MalformedCredential,
+    UnknownUser,
+    WrongPassword,
+    NoPassword,
+    TemporaryPasswordExpired,
+    UserDisabled,
+    WorkspaceDisabled,
+    WorkspaceNotPermitted,
+    UnknownKey,
+    KeyExpired,
+    KeyRevoked,
+    BadToken,
+    TokenExpired,
+    TokenRevoked,
+    MustChangePassword,
+    NotChangePasswordToken,
+    NoAnonymousUser,
+    BootstrapRefused,
+    NotSeeded,
+}
+
+impl AuthFailure {
+    /// The reason in words, for log and audit.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            AuthFailure::NoCredential => "no credential",
+            AuthFailure::MalformedCredential => "malformed credential",
+            AuthFailure::UnknownUser => "unknown user",
+            AuthFailure::WrongPassword => "wrong password",
+            AuthFailure::NoPassword => "user has no password",
+            AuthFailure::TemporaryPasswordExpired => "temporary password expired",
+            AuthFailure::UserDisabled => "user disabled",
+            AuthFailure::WorkspaceDisabled => "workspace disabled",
+            AuthFailure::WorkspaceNotPermitted => "workspace not permitted",
+            AuthFailure::UnknownKey => "unknown key",
+            AuthFailure::KeyExpired => "key expired",
+            AuthFailure::KeyRevoked => "key revoked",
+            AuthFailure::BadToken => "bad token",
+            AuthFailure::TokenExpired => "token expired",
+            AuthFailure::TokenRevoked => "token revoked",
+            AuthFailure::MustChangePassword => "token good for changing the password alone",
+            AuthFailure::NotChangePasswordToken => "not a token for changing the password",
+            AuthFailure::NoAnonymousUser => "no anonymous user configured",
+            AuthFailure::BootstrapRefused => "bootstrap refused",
+            AuthFailure::NotSeeded => "deployment not seeded",
+        }
+    }
+}
+
+/// Why somebody was not permitted: for log and audit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Denial {
+    /// The actor is unknown or not effectively enabled.
+    ActorNotLive,
+    LacksCapability,
+    OutOfScope,
+    /// The target, or what it is to become, holds what the actor lacks.
+    NotDominated,
+    LastRootAdmin,
+    /// The given workspace is not the target's.
+    WorkspaceMismatch,
+    ServicePlaneOnly,
+    NotOneself,
+    /// Absent, and the caller may not know.
+    TargetHidden,
+}
+
+impl Denial {
+    /// The reason in words: for log and audit, and on the service plane for the caller.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Denial::ActorNotLive => "the actor is unknown or disabled",
+            Denial::LacksCapability => "the actor lacks the capability",
+            Denial::OutOfScope => "the actor's capability does not reach the target",
+            Denial::NotDominated => "the actor does not hold all that the target holds or is to hold",
+            Denial::LastRootAdmin => "it would leave the deployment without a root admin",
+            Denial::WorkspaceMismatch => "the workspace given is not the target's",
+            Denial::ServicePlaneOnly => "the operation is for the service plane",
+            Denial::NotOneself => "the operation is for oneself",
+            Denial::TargetHidden => "no such target in reach of the actor",
+        }
+    }
+}
+
+/// What an operation fails with.
+#[derive(Debug)]
+pub enum OpError {
+    /// A field breaks a rule.
+    Invalid {
+        field: Cow<'static, str>,
+        rule: Cow<'static, str>,
+    },
+    /// A password breaks the policy.
+    WeakPassword(Cow<'static, str>),
+    NotFound(Noun),
+    Taken(Noun),
+    Disabled(Noun),
+    /// A concurrent change won.
+    Conflict,
+    AuthFailed(AuthFailure),
+    NotPermitted(Denial),
+    Throttled,
+    NotSupported(&'static str),
+    /// Nothing was decided: the store, the hash pool or a bound of ours says no for now.
+    Unavailable(Cow<'static, str>),
+    /// A bug, or a damaged store.
+    Internal(String),
+}
+
+impl OpError {
+    /// A field that breaks a rule.
+    pub fn invalid(field: impl Into<Cow<'static, str>>, rule: impl Into<Cow<'static, str>>) -> Self {
+        OpError::Invalid { field: field.into(), rule: rule.into() }
+    }
+}
+
+impl From<StoreError> for OpError {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::Unavailable(_) | StoreError::OutcomeUnknown(_) => {
+                OpError::Unavailable(error.to_string().into())
+            }
+            StoreError::Corrupt { .. } => OpError::Internal(error.to_string()),
+        }
+    }
+}
+
+impl From<AuthFailure> for OpError {
+    fn from(failure: AuthFailure) -> Self {
+        OpError::AuthFailed(failure)
+    }
+}
+
+impl From<Denial> for OpError {
+    fn from(denial: Denial) -> Self {
+        OpError::NotPermitted(denial)
+    }
+}
