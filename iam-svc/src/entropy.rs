@@ -36,7 +36,9 @@ impl Entropy {
     pub fn bytes<const N: usize>(&self) -> [u8; N] {
         let mut bytes = [0; N];
         match &self.0 {
-            Source::System => SysRng.try_fill_bytes(&mut bytes).expect("the operating system gives randomness"),
+            Source::System => {
+                SysRng.try_fill_bytes(&mut bytes).expect("the operating system gives randomness")
+            }
             Source::Seeded(rng) => rng.lock().unwrap_or_else(PoisonError::into_inner).fill_bytes(&mut bytes),
         }
         bytes

@@ -180,7 +180,12 @@ pub fn decide<'a, E>(
 }
 
 /// The reason in words: which role allowed it, or what each lacked.
-pub fn in_words(policy: &Policy, roles: &BTreeSet<RoleName>, question: &Question<'_>, reason: Reason<'_>) -> String {
+pub fn in_words(
+    policy: &Policy,
+    roles: &BTreeSet<RoleName>,
+    question: &Question<'_>,
+    reason: Reason<'_>,
+) -> String {
     let capability = question.capability;
     match reason {
         Reason::UnknownUser => "no such user".to_owned(),
@@ -190,7 +195,10 @@ pub fn in_words(policy: &Policy, roles: &BTreeSet<RoleName>, question: &Question
         Reason::DisabledWorkspace { target } => format!("workspace `{target}` is disabled"),
         Reason::OutOfScope { target } => {
             let holders = roles_with(policy, roles, capability);
-            format!("{} has `{capability}` in the home workspace alone, not in `{target}`", holders.join(", "))
+            format!(
+                "{} has `{capability}` in the home workspace alone, not in `{target}`",
+                holders.join(", ")
+            )
         }
         Reason::Lacking if roles.is_empty() => format!("no roles, so no `{capability}`"),
         Reason::Lacking => {
@@ -209,7 +217,8 @@ pub fn in_words(policy: &Policy, roles: &BTreeSet<RoleName>, question: &Question
 
 fn roles_with(policy: &Policy, roles: &BTreeSet<RoleName>, capability: &str) -> Vec<String> {
     let Some(capability) = policy.capability(capability) else { return Vec::new() };
-    let grants = roles.iter().filter_map(|role| policy.role_grants(role, capability).map(|scope| (role, scope)));
+    let grants =
+        roles.iter().filter_map(|role| policy.role_grants(role, capability).map(|scope| (role, scope)));
     let shown = grants.map(|(role, scope)| match scope {
         Scope::Everywhere => format!("role `{role}` (scope *)"),
         Scope::Assigned => format!("role `{role}`"),

@@ -77,7 +77,11 @@ mod tests {
         for (actor, at, target, home, expected) in rows {
             let actor = principal(&policy, actor, at);
             let target = principal(&policy, target, home);
-            assert_eq!(dominates(&actor, &target.grants, &target.workspace), *expected, "{actor:?} {target:?}");
+            assert_eq!(
+                dominates(&actor, &target.grants, &target.workspace),
+                *expected,
+                "{actor:?} {target:?}"
+            );
         }
     }
 }

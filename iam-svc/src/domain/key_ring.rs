@@ -170,7 +170,8 @@ mod tests {
     #[test]
     fn retirement_leaves_one_active_and_one_next() {
         let ring = KeyRing::new(fresh("a"), fresh("b"), NOW).rotated(fresh("c"), LATER, NOW).unwrap();
-        let without = |kid: &str| shape(&ring.without(&kid.parse().unwrap(), fresh("d"), NOW).unwrap(), 1_000);
+        let without =
+            |kid: &str| shape(&ring.without(&kid.parse().unwrap(), fresh("d"), NOW).unwrap(), 1_000);
         assert_eq!(without("a"), rows(&[("b", "active"), ("c", "next")]));
         assert_eq!(without("b"), rows(&[("a", "grace"), ("c", "active"), ("d", "next")]));
         assert_eq!(without("c"), rows(&[("a", "grace"), ("b", "active"), ("d", "next")]));

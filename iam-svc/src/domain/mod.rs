@@ -2,6 +2,7 @@
 
 pub mod policy;
 
+pub mod caller;
 pub mod decision;
 pub mod dominance;
 

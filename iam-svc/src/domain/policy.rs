@@ -332,7 +332,11 @@ mod tests {
     fn default_policy_stands() {
         let policy = Policy::build(&PolicySource::default()).unwrap();
         let counts: Vec<_> = policy.roles().map(|(n, s, c)| (n.to_string(), s, c.len())).collect();
-        let rows = [("admin", Scope::Everywhere, 42), ("reader", Scope::Assigned, 24), ("writer", Scope::Assigned, 33)];
+        let rows = [
+            ("admin", Scope::Everywhere, 42),
+            ("reader", Scope::Assigned, 24),
+            ("writer", Scope::Assigned, 33),
+        ];
         assert_eq!(counts, rows.map(|(n, s, c)| (n.to_owned(), s, c)));
         assert_eq!(policy.root_roles().len(), 1);
     }
@@ -352,7 +356,8 @@ mod tests {
         for part in ["has space", "includes itself", "no:such", "defined twice"] {
             assert!(faults.contains(part), "{part} in {faults}");
         }
-        let without_root = PolicySource { capabilities: vec![], roles: vec![role("a", "assigned", &[], &["users:admin"])] };
+        let without_root =
+            PolicySource { capabilities: vec![], roles: vec![role("a", "assigned", &[], &["users:admin"])] };
         assert!(Policy::build(&without_root).unwrap_err().join("").contains("root admin"));
     }
 

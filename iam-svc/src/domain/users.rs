@@ -106,7 +106,9 @@ impl FromStr for Username {
         let first = bytes.next().is_some_and(|b| b.is_ascii_alphanumeric());
         let rest = bytes.all(|b| b.is_ascii_alphanumeric() || b"._@+-".contains(&b));
         if !first || !rest || text.len() > 128 {
-            return Err("must be 1 to 128 characters of A-Z a-z 0-9 . _ @ + - and begin with a letter or digit");
+            return Err(
+                "must be 1 to 128 characters of A-Z a-z 0-9 . _ @ + - and begin with a letter or digit",
+            );
         }
         if text.to_ascii_lowercase().parse::<UserId>().is_ok() {
             return Err("must not have the form of a user id");

@@ -182,7 +182,8 @@ pub trait Store: Send + Sync + std::fmt::Debug {
 
     /// Replaces the record `from`, exactly that version of it, by `to`. A higher epoch in `to` disables all
     /// users of the workspace in the same stroke. Refused where no root admin would be left.
-    async fn update_workspace(&self, from: &Workspace, to: &Workspace) -> Result<UpdateWorkspace, StoreError>;
+    async fn update_workspace(&self, from: &Workspace, to: &Workspace)
+    -> Result<UpdateWorkspace, StoreError>;
 
     /// Workspaces after a given one, at most `limit`.
     async fn list_workspaces(

@@ -1,0 +1,306 @@
+//! Audit events: built from the request and its outcome, handed to whoever publishes them.
+//!
+//! Handing over never waits and never fails the request: by then it is done. What finds the queue full is
+//! counted, and the count is logged.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use iam_schema::audit::{AuditEvent, AuditOutcome, AuditPayload, AuditType, SCHEMA_VERSION};
+use iam_schema::subject::Plane;
+use iam_schema::{IamRequest, OperationName, Timestamp};
+use tokio::sync::mpsc;
+
+use super::decide::Decided;
+use crate::ctx::Ctx;
+use crate::error::OpError;
+use crate::ops::{Call, Done};
+
+/// The most kinds of allows counted between two summaries; one more flushes them early.
+const MOST_SUMMARIES: usize = 4096;
+/// How much of a resource goes into an event, in bytes.
+const MAX_RESOURCE: usize = 1024;
+
+/// Where audit events go.
+#[derive(Debug)]
+pub struct Audit {
+    sender: mpsc::Sender<AuditEvent>,
+    producer: String,
+    allows: Mutex<HashMap<Allowed, u64>>,
+    given_up: AtomicU64,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct Allowed {
+    plane: Plane,
+    actor: String,
+    capability: String,
+    workspace: String,
+}
+
+impl Audit {
+    /// A queue for so many events, and its other end.
+    pub fn channel(producer: String, capacity: usize) -> (Self, mpsc::Receiver<AuditEvent>) {
+        let (sender, receiver) = mpsc::channel(capacity);
+        let audit = Self { sender, producer, allows: Mutex::default(), given_up: AtomicU64::new(0) };
+        (audit, receiver)
+    }
+
+    /// How many events found the queue full.
+    pub fn given_up(&self) -> u64 {
+        self.given_up.load(Ordering::Relaxed)
+    }
+
+    /// Hands over the summaries of allows counted so far.
+    pub fn flush_summaries(&self, ctx: &Ctx, now: Timestamp) {
+        let counted = std::mem::take(&mut *self.allows.lock().unwrap_or_else(PoisonError::into_inner));
+        for (allowed, count) in counted {
+            let payload = AuditPayload {
+                plane: allowed.plane.as_str().to_owned(),
+                actor: allowed.actor,
+                operation: OperationName::Authorise.to_string(),
+                capability: allowed.capability,
+                workspace: allowed.workspace,
+                outcome: Some(AuditOutcome::Success),
+                count: Some(count),
+                ..AuditPayload::default()
+            };
+            self.publish(ctx, now, AuditType::Authorise, payload);
+        }
+    }
+
+    fn publish(&self, ctx: &Ctx, now: Timestamp, event_type: AuditType, payload: AuditPayload) {
+        let event = AuditEvent {
+            schema_version: SCHEMA_VERSION,
+            event_id: ctx.entropy.uuid(now).to_string(),
+            event_type,
+            timestamp: now,
+            producer: self.producer.clone(),
+            payload,
+        };
+        if self.sender.try_send(event).is_err() {
+            let before = self.given_up.fetch_add(1, Ordering::Relaxed);
+            // One line for each power of two: the count is in the metrics.
+            if (before + 1).is_power_of_two() {
+                tracing::error!(given_up = before + 1, "the audit queue is full: events are lost");
+            }
+        }
+    }
+
+    /// An answer out of memory.
+    pub fn decided(&self, ctx: &Ctx, facts: &Facts<'_>, outcome: Result<&Decided, &OpError>) {
+        let allowed = matches!(outcome, Ok(Decided::Decision { allow: true, .. }));
+        if allowed && !ctx.settings.audit_allow_all {
+            self.count_allow(ctx, facts, outcome);
+            return;
+        }
+        let mut payload = facts.payload();
+        match outcome {
+            Ok(Decided::Identity(identity)) => {
+                payload.user_id = identity.principal.id.to_string();
+                payload.workspace = identity.workspace.to_string();
+                payload.roles = identity.roles().iter().map(ToString::to_string).collect();
+                payload.outcome = Some(AuditOutcome::Success);
+            }
+            Ok(Decided::Decision { allow, why, about, .. }) => {
+                payload.user_id = about.map(|id| id.to_string()).unwrap_or(payload.user_id);
+                payload.outcome = Some(if *allow { AuditOutcome::Success } else { AuditOutcome::Denied });
+                payload.reason = (*why).to_owned();
+            }
+            Ok(Decided::Decisions { list, about, .. }) => {
+                let denied = list.iter().filter(|decision| !decision.allow).count();
+                // One event a request that holds a deny; one without is not told of, but where all are.
+                if denied == 0 && !ctx.settings.audit_allow_all {
+                    return;
+                }
+                payload.user_id = about.map(|id| id.to_string()).unwrap_or(payload.user_id);
+                payload.outcome = Some(if denied > 0 { AuditOutcome::Denied } else { AuditOutcome::Success });
+                if denied > 0 {
+                    payload.reason = format!("{denied} of {} checks denied", list.len());
+                }
+            }
+            Err(error) => failure(&mut payload, error),
+        }
+        self.publish(ctx, facts.now, audit_type(facts.operation), payload);
+    }
+
+    fn count_allow(&self, ctx: &Ctx, facts: &Facts<'_>, outcome: Result<&Decided, &OpError>) {
+        let about = match outcome {
+            Ok(Decided::Decision { about: Some(id), .. }) => id.to_string(),
+            _ => String::new(),
+        };
+        let given = facts.request.actor.as_ref();
+        let allowed = Allowed {
+            plane: facts.plane,
+            // Who acts is, in a decision, whom it is about, unless the caller names somebody.
+            actor: if given.is_empty() || facts.plane == Plane::Api { about } else { given.to_owned() },
+            capability: facts.request.capability.to_string(),
+            workspace: target_workspace(facts.request),
+        };
+        let full = {
+            let mut allows = self.allows.lock().unwrap_or_else(PoisonError::into_inner);
+            *allows.entry(allowed).or_default() += 1;
+            allows.len() >= MOST_SUMMARIES
+        };
+        if full {
+            self.flush_summaries(ctx, facts.now);
+        }
+    }
+
+    /// An operation that was done, or refused. Reads are not audited unless they were refused.
+    pub fn finished(
+        &self,
+        ctx: &Ctx,
+        facts: &Facts<'_>,
+        call: Option<&Call>,
+        outcome: Result<&Done, &OpError>,
+    ) {
+        if outcome.is_ok() && !is_change(facts.operation) {
+            return;
+        }
+        let mut payload = facts.payload();
+        if let Some(call) = call {
+            match call.caller.actor() {
+                Some(actor) => {
+                    payload.actor = actor.id.to_string();
+                    payload.roles = actor.roles.iter().map(ToString::to_string).collect();
+                }
+                None => payload.reason = "on the calling service's own authority".to_owned(),
+            }
+            if let Some(subject) = call.subject {
+                payload.user_id = subject.to_string();
+            }
+            if let Some(place) = &call.place {
+                payload.workspace = place.to_string();
+            }
+        }
+        if !matches!(audit_type(facts.operation), AuditType::Management) {
+            payload.reason.clear();
+        }
+        match outcome {
+            Ok(Done::Explained { allow: false, reason, .. }) => {
+                payload.outcome = Some(AuditOutcome::Denied);
+                payload.reason.clone_from(reason);
+            }
+            Ok(_) => payload.outcome = Some(AuditOutcome::Success),
+            Err(error) => failure(&mut payload, error),
+        }
+        self.publish(ctx, facts.now, audit_type(facts.operation), payload);
+    }
+}
+
+/// What is known of a request without carrying it out.
+#[derive(Debug)]
+pub struct Facts<'r> {
+    pub plane: Plane,
+    pub operation: OperationName,
+    pub request: &'r IamRequest<'r>,
+    pub request_id: &'r str,
+    pub now: Timestamp,
+    pub duration_us: u64,
+}
+
+impl Facts<'_> {
+    fn payload(&self) -> AuditPayload {
+        let request = self.request;
+        let named = request.user.as_ref().and_then(|user| user.username.clone());
+        AuditPayload {
+            request_id: self.request_id.to_owned(),
+            client_ip: match self.plane {
+                Plane::Service => request.client_ip.to_string(),
+                Plane::Api => String::new(),
+            },
+            plane: self.plane.as_str().to_owned(),
+            actor: match self.plane {
+                Plane::Service => request.actor.to_string(),
+                Plane::Api => String::new(),
+            },
+            user_id: request.user_id.to_string(),
+            username: named.unwrap_or_else(|| request.username.to_string()),
+            operation: self.operation.to_string(),
+            capability: request.capability.to_string(),
+            workspace: target_workspace(request),
+            resource: resource(request),
+            duration_us: Some(self.duration_us),
+            ..AuditPayload::default()
+        }
+    }
+}
+
+fn target_workspace(request: &IamRequest<'_>) -> String {
+    use iam_schema::codec::{Member, target_member};
+    for json in [&request.resource_json, &request.parameters_json] {
+        if let Ok(Member::Text(text)) = target_member(json) {
+            return text.into_owned();
+        }
+    }
+    let record = request.workspace_record.as_ref().and_then(|record| record.id.clone());
+    record.unwrap_or_else(|| request.workspace.to_string())
+}
+
+/// What a request names beside users and workspaces: the resource, the key, the number of checks.
+fn resource(request: &IamRequest<'_>) -> String {
+    if !request.resource_json.is_empty() {
+        let mut end = request.resource_json.len().min(MAX_RESOURCE);
+        while !request.resource_json.is_char_boundary(end) {
+            end -= 1;
+        }
+        return request.resource_json.get(..end).unwrap_or_default().to_owned();
+    }
+    if !request.key_id.is_empty() {
+        return request.key_id.to_string();
+    }
+    request.key.as_ref().map(|key| key.name.clone()).unwrap_or_default()
+}
+
+fn failure(payload: &mut AuditPayload, error: &OpError) {
+    let (outcome, reason) = match error {
+        OpError::NotPermitted(denial) => (AuditOutcome::Denied, denial.as_str().to_owned()),
+        OpError::AuthFailed(failure) => (AuditOutcome::Failure, failure.as_str().to_owned()),
+        OpError::Invalid { field, rule } => (AuditOutcome::Failure, format!("`{field}` {rule}")),
+        OpError::WeakPassword(rule) => (AuditOutcome::Failure, format!("weak password: {rule}")),
+        OpError::NotFound(noun) => (AuditOutcome::Failure, format!("not found: {noun:?}")),
+        OpError::Taken(noun) => (AuditOutcome::Failure, format!("taken: {noun:?}")),
+        OpError::Disabled(noun) => (AuditOutcome::Failure, format!("disabled: {noun:?}")),
+        OpError::Conflict => (AuditOutcome::Failure, "conflict".to_owned()),
+        OpError::Throttled => (AuditOutcome::Failure, "throttled".to_owned()),
+        OpError::NotSupported(what) => (AuditOutcome::Failure, (*what).to_owned()),
+        OpError::Unavailable(cause) => (AuditOutcome::Failure, format!("unavailable: {cause}")),
+        OpError::Internal(cause) => (AuditOutcome::Failure, format!("internal: {cause}")),
+    };
+    payload.outcome = Some(outcome);
+    payload.reason = reason;
+}
+
+/// Under which type an operation is audited. Source: protocol section 9.
+pub fn audit_type(operation: OperationName) -> AuditType {
+    match operation {
+        OperationName::Login
+        | OperationName::Authenticate
+        | OperationName::ResolveApiKey
+        | OperationName::AuthenticateAnonymous
+        | OperationName::ChangePassword => AuditType::Authenticate,
+        OperationName::Authorise | OperationName::AuthoriseMany | OperationName::Explain => {
+            AuditType::Authorise
+        }
+        _ => AuditType::Management,
+    }
+}
+
+/// Whether an operation changes something or decides about somebody, so that its success is told of too.
+fn is_change(operation: OperationName) -> bool {
+    !matches!(
+        operation,
+        OperationName::Whoami
+            | OperationName::ListUsers
+            | OperationName::GetUser
+            | OperationName::ListApiKeys
+            | OperationName::ListMyWorkspaces
+            | OperationName::ListWorkspaces
+            | OperationName::GetWorkspace
+            | OperationName::GetSigningKeyPublic
+            | OperationName::GetJwks
+            | OperationName::BootstrapStatus
+    )
+}
