@@ -79,22 +79,23 @@ async fn seed(ctx: &Ctx, call: &mut Call, key: &Secret) -> Result<Option<UserId>
     }
 }
 
+/// The role that makes a root admin: `admin`, unless the policy file has only others.
+pub(super) fn admin_role(ctx: &Ctx) -> Result<RoleName, OpError> {
+    let roots = ctx.policy.root_roles();
+    let named = roots.iter().find(|name| name.as_str() == role::ADMIN);
+    let any = named.or_else(|| roots.first()).cloned();
+    any.ok_or_else(|| OpError::Internal("the policy has no root role".into()))
+}
+
 /// A name of ours that does not parse would be a bug.
-fn internal<E>(what: &'static str) -> impl Fn(E) -> OpError {
+pub(super) fn internal<E>(what: &'static str) -> impl Fn(E) -> OpError {
     move |_| OpError::Internal(format!("{what} is not well formed"))
 }
 
 async fn new_seed(ctx: &Ctx, now: Timestamp, key: &Secret) -> Result<Seed, OpError> {
     let workspace = WORKSPACE.parse().map_err(internal("the first workspace's id"))?;
     let workspace = Workspace::new(workspace, "Default".to_owned(), true, now);
-    let admin_role: RoleName = match ctx.policy.root_roles().into_iter().next() {
-        Some(any) => {
-            let named = role::ADMIN.parse().map_err(internal("the admin role's name"))?;
-            // A policy file may name its root role otherwise; then any of them will do.
-            if ctx.policy.root_roles().contains(&named) { named } else { any }
-        }
-        None => return Err(OpError::Internal("the policy has no root role".into())),
-    };
+    let admin_role = admin_role(ctx)?;
     // Nobody knows this password; it exists so that the admin is an ordinary user from the start.
     let unknown = passwords::temporary_password(&ctx.entropy.bytes());
     let admin = User {

@@ -16,6 +16,8 @@ pub mod signing_keys;
 pub mod bootstrap;
 pub mod decisions;
 
+pub mod recovery;
+
 use iam_schema::changes::{Change, ChangeKind, DELETED};
 use iam_schema::subject::Plane;
 use iam_schema::{Secret, Timestamp, UserId, WorkspaceId};

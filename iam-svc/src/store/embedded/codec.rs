@@ -1,0 +1,444 @@
+//! Rows to bytes and back: MessagePack maps with named fields, sealed by a checksum.
+//!
+//! A row is 8 bytes of SHA-256 over table, key and body, then the body. redb verifies its own checksums when
+//! it opens the file and not on each read, so that a bit that flips later, or a row that ends up under another
+//! key, shows here. Every row repeats its key.
+//!
+//! Domain types derive nothing of serde: what is stored is spelled out in this file, and changes by a
+//! migration alone.
+
+use std::fmt;
+use std::str::FromStr;
+
+use iam_schema::{KeyId, Timestamp, UserId};
+use serde::de::{self, Visitor};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use sha2::{Digest, Sha256};
+use uuid::Uuid;
+
+use super::tables::Fault;
+use crate::domain::api_keys::{ApiKey, KeyHash};
+use crate::domain::key_ring::{KeyRing, KeyState, MAX_KEYS, RingKey};
+use crate::domain::passwords::PasswordHash;
+use crate::domain::users::User;
+use crate::domain::workspaces::Workspace;
+
+/// Bytes of the checksum before each body.
+const SEAL: usize = 8;
+
+/// Which row: the table, and the key in it as bytes.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct At<'a> {
+    pub table: &'static str,
+    pub key: &'a [u8],
+}
+
+impl At<'_> {
+    /// The fault of a row that cannot be true.
+    pub(super) fn corrupt(self, cause: impl fmt::Display) -> Fault {
+        Fault::Corrupt { table: self.table, key: self.shown(), cause: cause.to_string() }
+    }
+
+    /// The key for a log: an id or a text as it is, of a hash the beginning.
+    fn shown(self) -> String {
+        if let Ok(id) = Uuid::from_slice(self.key) {
+            return id.to_string();
+        }
+        if self.key.len() == 32 {
+            let head = self.key.iter().take(4).map(|b| format!("{b:02x}"));
+            return head.collect::<String>() + "…";
+        }
+        String::from_utf8_lossy(self.key).into_owned()
+    }
+
+    fn seal(self, body: &[u8]) -> [u8; SEAL] {
+        let mut digest = Sha256::new();
+        digest.update(self.table.as_bytes());
+        digest.update([0]);
+        digest.update(self.key);
+        digest.update([0]);
+        digest.update(body);
+        let mut seal = [0; SEAL];
+        seal.iter_mut().zip(digest.finalize()).for_each(|(to, from)| *to = from);
+        seal
+    }
+
+    fn write(self, row: &impl Serialize) -> Result<Vec<u8>, Fault> {
+        let body = rmp_serde::to_vec_named(row).map_err(|e| self.corrupt(e))?;
+        Ok([self.seal(&body).as_slice(), body.as_slice()].concat())
+    }
+
+    fn read<'b, R: Deserialize<'b>>(self, bytes: &'b [u8]) -> Result<R, Fault> {
+        let (seal, body) = bytes.split_at_checked(SEAL).ok_or_else(|| self.corrupt("too short"))?;
+        if seal != self.seal(body) {
+            return Err(self.corrupt("checksum does not match"));
+        }
+        rmp_serde::from_slice(body).map_err(|e| self.corrupt(e))
+    }
+
+    fn parse<T: FromStr<Err: fmt::Display>>(self, field: &str, text: &str) -> Result<T, Fault> {
+        text.parse().map_err(|e| self.corrupt(format_args!("{field}: {e}")))
+    }
+
+    fn time(self, field: &str, ms: i64) -> Result<Timestamp, Fault> {
+        let time = Timestamp::from_millis(ms);
+        if time.as_millis() == ms { Ok(time) } else { Err(self.corrupt(format_args!("{field}: out of range"))) }
+    }
+
+    fn require(self, holds: bool, invariant: &str) -> Result<(), Fault> {
+        if holds { Ok(()) } else { Err(self.corrupt(invariant)) }
+    }
+}
+
+/// Bytes as MessagePack `bin`.
+#[derive(Clone, Copy)]
+struct Bytes<'a>(&'a [u8]);
+
+impl Serialize for Bytes<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_bytes(self.0)
+    }
+}
+
+impl<'de: 'a, 'a> Deserialize<'de> for Bytes<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Borrowed;
+        impl<'de> Visitor<'de> for Borrowed {
+            type Value = Bytes<'de>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("bytes")
+            }
+
+            fn visit_borrowed_bytes<E: de::Error>(self, bytes: &'de [u8]) -> Result<Bytes<'de>, E> {
+                Ok(Bytes(bytes))
+            }
+        }
+        deserializer.deserialize_bytes(Borrowed)
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct UserRow<'a> {
+    id: Uuid,
+    version: u64,
+    #[serde(borrow)]
+    workspace: &'a str,
+    workspace_epoch: u64,
+    username: &'a str,
+    name: &'a str,
+    email: &'a str,
+    roles: Vec<&'a str>,
+    enabled: bool,
+    must_change_password: bool,
+    password: Option<&'a str>,
+    temporary_until_ms: Option<i64>,
+    key_epoch: u64,
+    token_epoch: u64,
+    created_ms: i64,
+}
+
+/// The row of a user.
+pub(super) fn write_user(user: &User) -> Result<Vec<u8>, Fault> {
+    let id = user.id.as_uuid();
+    let at = At { table: "users", key: id.as_bytes() };
+    at.require(user.version >= 1, VERSION)?;
+    at.write(&UserRow {
+        id,
+        version: user.version,
+        workspace: user.workspace.as_str(),
+        workspace_epoch: user.workspace_epoch,
+        username: user.username.as_str(),
+        name: &user.name,
+        email: &user.email,
+        roles: user.roles.iter().map(|role| role.as_str()).collect(),
+        enabled: user.enabled,
+        must_change_password: user.must_change_password,
+        password: user.password.as_ref().map(PasswordHash::expose),
+        temporary_until_ms: user.temporary_until.map(Timestamp::as_millis),
+        key_epoch: user.key_epoch,
+        token_epoch: user.token_epoch,
+        created_ms: user.created.as_millis(),
+    })
+}
+
+/// The user in a row.
+pub(super) fn read_user(key: &[u8; 16], bytes: &[u8]) -> Result<User, Fault> {
+    let at = At { table: "users", key };
+    let row: UserRow<'_> = at.read(bytes)?;
+    at.require(row.id.as_bytes() == key, SAME_KEY)?;
+    at.require(row.version >= 1, VERSION)?;
+    Ok(User {
+        id: UserId::from_uuid(row.id),
+        version: row.version,
+        workspace: at.parse("workspace", row.workspace)?,
+        workspace_epoch: row.workspace_epoch,
+        username: at.parse("username", row.username)?,
+        name: row.name.to_owned(),
+        email: row.email.to_owned(),
+        roles: row.roles.iter().map(|role| at.parse("roles", role)).collect::<Result<_, _>>()?,
+        enabled: row.enabled,
+        must_change_password: row.must_change_password,
+        password: row.password.map(|text| PasswordHash::from_stored(text.to_owned())),
+        temporary_until: row.temporary_until_ms.map(|ms| at.time("temporary_until", ms)).transpose()?,
+        key_epoch: row.key_epoch,
+        token_epoch: row.token_epoch,
+        created: at.time("created", row.created_ms)?,
+    })
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct WorkspaceRow<'a> {
+    #[serde(borrow)]
+    id: &'a str,
+    version: u64,
+    name: &'a str,
+    enabled: bool,
+    epoch: u64,
+    created_ms: i64,
+}
+
+/// The row of a workspace.
+pub(super) fn write_workspace(workspace: &Workspace) -> Result<Vec<u8>, Fault> {
+    let id = workspace.id.as_str();
+    let at = At { table: "workspaces", key: id.as_bytes() };
+    at.require(workspace.version >= 1, VERSION)?;
+    at.write(&WorkspaceRow {
+        id,
+        version: workspace.version,
+        name: &workspace.name,
+        enabled: workspace.enabled,
+        epoch: workspace.epoch,
+        created_ms: workspace.created.as_millis(),
+    })
+}
+
+/// The workspace in a row.
+pub(super) fn read_workspace(key: &str, bytes: &[u8]) -> Result<Workspace, Fault> {
+    let at = At { table: "workspaces", key: key.as_bytes() };
+    let row: WorkspaceRow<'_> = at.read(bytes)?;
+    at.require(row.id == key, SAME_KEY)?;
+    at.require(row.version >= 1, VERSION)?;
+    Ok(Workspace {
+        id: at.parse("id", row.id)?,
+        version: row.version,
+        name: row.name.to_owned(),
+        enabled: row.enabled,
+        epoch: row.epoch,
+        created: at.time("created", row.created_ms)?,
+    })
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ApiKeyRow<'a> {
+    id: Uuid,
+    #[serde(borrow)]
+    hash: Bytes<'a>,
+    user: Uuid,
+    workspace: &'a str,
+    key_epoch: u64,
+    name: &'a str,
+    prefix: &'a str,
+    expires_ms: Option<i64>,
+    created_ms: i64,
+}
+
+/// The row of an API key.
+pub(super) fn write_api_key(key: &ApiKey) -> Result<Vec<u8>, Fault> {
+    let at = At { table: "api_keys", key: &key.hash.0 };
+    at.write(&ApiKeyRow {
+        id: key.id.as_uuid(),
+        hash: Bytes(&key.hash.0),
+        user: key.user.as_uuid(),
+        workspace: key.workspace.as_str(),
+        key_epoch: key.key_epoch,
+        name: &key.name,
+        prefix: &key.prefix,
+        expires_ms: key.expires.map(Timestamp::as_millis),
+        created_ms: key.created.as_millis(),
+    })
+}
+
+/// The API key in a row.
+pub(super) fn read_api_key(hash: &[u8; 32], bytes: &[u8]) -> Result<ApiKey, Fault> {
+    let at = At { table: "api_keys", key: hash };
+    let row: ApiKeyRow<'_> = at.read(bytes)?;
+    at.require(row.hash.0 == hash, SAME_KEY)?;
+    Ok(ApiKey {
+        id: KeyId::from_uuid(row.id),
+        hash: KeyHash(*hash),
+        user: UserId::from_uuid(row.user),
+        workspace: at.parse("workspace", row.workspace)?,
+        key_epoch: row.key_epoch,
+        name: row.name.to_owned(),
+        prefix: row.prefix.to_owned(),
+        expires: row.expires_ms.map(|ms| at.time("expires", ms)).transpose()?,
+        created: at.time("created", row.created_ms)?,
+    })
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RingRow<'a> {
+    version: u64,
+    #[serde(borrow)]
+    keys: Vec<RingKeyRow<'a>>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RingKeyRow<'a> {
+    #[serde(borrow)]
+    kid: &'a str,
+    #[serde(borrow)]
+    public: Bytes<'a>,
+    #[serde(borrow)]
+    sealed: Bytes<'a>,
+    state: RingState,
+    created_ms: i64,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum RingState {
+    Next,
+    Active,
+    Grace { until_ms: i64 },
+}
+
+/// Where the ring is among the singletons.
+pub(super) const RING: &str = "key-ring";
+
+/// The row of the ring of signing keys.
+pub(super) fn write_ring(ring: &KeyRing) -> Result<Vec<u8>, Fault> {
+    let at = At { table: "singletons", key: RING.as_bytes() };
+    check_ring(at, ring)?;
+    let keys = ring.keys.iter().map(|key| RingKeyRow {
+        kid: key.kid.as_str(),
+        public: Bytes(&key.public),
+        sealed: Bytes(&key.sealed),
+        state: match key.state {
+            KeyState::Next => RingState::Next,
+            KeyState::Active => RingState::Active,
+            KeyState::Grace { until } => RingState::Grace { until_ms: until.as_millis() },
+        },
+        created_ms: key.created.as_millis(),
+    });
+    at.write(&RingRow { version: ring.version, keys: keys.collect() })
+}
+
+/// The ring in its row.
+pub(super) fn read_ring(bytes: &[u8]) -> Result<KeyRing, Fault> {
+    let at = At { table: "singletons", key: RING.as_bytes() };
+    let row: RingRow<'_> = at.read(bytes)?;
+    let keys = row.keys.iter().map(|key| {
+        Ok(RingKey {
+            kid: at.parse("kid", key.kid)?,
+            public: key.public.0.try_into().map_err(|e| at.corrupt(format_args!("public: {e}")))?,
+            sealed: key.sealed.0.to_vec(),
+            state: match key.state {
+                RingState::Next => KeyState::Next,
+                RingState::Active => KeyState::Active,
+                RingState::Grace { until_ms } => KeyState::Grace { until: at.time("until", until_ms)? },
+            },
+            created: at.time("created", key.created_ms)?,
+        })
+    });
+    let ring = KeyRing { version: row.version, keys: keys.collect::<Result<_, Fault>>()? };
+    check_ring(at, &ring)?;
+    Ok(ring)
+}
+
+/// Keeps INVARIANT (ring) of [`KeyRing::active`].
+fn check_ring(at: At<'_>, ring: &KeyRing) -> Result<(), Fault> {
+    let count = |state: KeyState| ring.keys.iter().filter(|key| key.state == state).count();
+    at.require(ring.version >= 1, VERSION)?;
+    at.require(ring.keys.len() <= MAX_KEYS, "more keys than a ring holds")?;
+    at.require(count(KeyState::Active) == 1, "not exactly one active key")?;
+    at.require(count(KeyState::Next) == 1, "not exactly one next key")
+}
+
+/// Where the state of the seeding is among the singletons.
+pub(super) const BOOTSTRAP: &str = "bootstrap";
+
+/// That the deployment was seeded: when, and who the first admin is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct BootstrapRow {
+    pub admin: Uuid,
+    pub done_ms: i64,
+}
+
+/// The row of the seeding.
+pub(super) fn write_bootstrap(row: BootstrapRow) -> Result<Vec<u8>, Fault> {
+    At { table: "singletons", key: BOOTSTRAP.as_bytes() }.write(&row)
+}
+
+/// The seeding in its row.
+pub(super) fn read_bootstrap(bytes: &[u8]) -> Result<BootstrapRow, Fault> {
+    At { table: "singletons", key: BOOTSTRAP.as_bytes() }.read(bytes)
+}
+
+/// Where the schema number is among the singletons.
+pub(super) const SCHEMA: &str = "schema";
+
+/// Which migrations were applied: all up to this one. Unknown fields are ignored here alone, so that a newer
+/// schema can be told from damage.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+struct SchemaRow {
+    version: u32,
+}
+
+/// The row of the schema number.
+pub(super) fn write_schema(version: u32) -> Result<Vec<u8>, Fault> {
+    At { table: "singletons", key: SCHEMA.as_bytes() }.write(&SchemaRow { version })
+}
+
+/// The schema number in its row.
+pub(super) fn read_schema(bytes: &[u8]) -> Result<u32, Fault> {
+    At { table: "singletons", key: SCHEMA.as_bytes() }.read::<SchemaRow>(bytes).map(|row| row.version)
+}
+
+const SAME_KEY: &str = "the row belongs to another key";
+const VERSION: &str = "the version is below 1";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn workspace() -> Workspace {
+        let created = Timestamp::from_millis(1_700_000_000_123);
+        Workspace::new("acme".parse().unwrap(), "Acme".to_owned(), true, created)
+    }
+
+    #[test]
+    fn row_with_any_bit_flipped_is_corrupt() {
+        let row = write_workspace(&workspace()).unwrap();
+        assert_eq!(read_workspace("acme", &row).unwrap(), workspace());
+        for bit in 0..row.len() * 8 {
+            let mut flipped = row.clone();
+            flipped[bit / 8] ^= 1 << (bit % 8);
+            assert!(read_workspace("acme", &flipped).is_err(), "bit {bit}");
+        }
+        for len in 0..row.len() {
+            assert!(read_workspace("acme", &row[..len]).is_err(), "cut to {len}");
+        }
+    }
+
+    #[test]
+    fn row_under_another_key_is_corrupt() {
+        let row = write_workspace(&workspace()).unwrap();
+        let fault = read_workspace("other", &row).unwrap_err();
+        assert!(matches!(&fault, Fault::Corrupt { table: "workspaces", key, .. } if key == "other"), "{fault:?}");
+    }
+
+    #[test]
+    fn row_that_breaks_an_invariant_is_not_written() {
+        let broken = Workspace { version: 0, ..workspace() };
+        assert!(write_workspace(&broken).is_err());
+        assert!(write_ring(&KeyRing { version: 1, keys: Vec::new() }).is_err());
+    }
+}

@@ -1,0 +1,177 @@
+//! The real binary over real NATS.
+//!
+//! `tests/run` says where the server is. Without one a test that needs it says that it was skipped; with
+//! `CI=true` that is a failure.
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use iam_client::{Client, Connection};
+use iam_schema::subject::Plane;
+use iam_schema::{IamRequest, IamResponse, OperationName, Secret, WireError};
+use iam_svc::clock::ManualClock;
+use tempfile::TempDir;
+
+use crate::scene::Wire;
+
+/// Where the NATS server of this test run listens, if there is one.
+///
+/// # Panics
+/// In CI, when there is none: a skip there would be a hole.
+pub fn nats_url() -> Option<String> {
+    let url = std::env::var("IAM_TEST_NATS_URL").ok().filter(|url| !url.is_empty());
+    if url.is_none() {
+        assert!(std::env::var("CI").is_err(), "CI must test over NATS: IAM_TEST_NATS_URL is not set");
+        println!("skipped: IAM_TEST_NATS_URL is not set; tests/run brings up a server");
+    }
+    url
+}
+
+/// A program of the workspace, built beside this test.
+pub fn program(name: &str) -> PathBuf {
+    let test = std::env::current_exe().expect("the path of this test");
+    let path = test.ancestors().nth(2).expect("a target directory").join(name);
+    assert!(path.exists(), "{} is not built: cargo build --workspace", path.display());
+    path
+}
+
+/// One replica of the service.
+#[derive(Debug)]
+pub struct Deployment {
+    child: Child,
+    dir: TempDir,
+    url: String,
+    prefix: String,
+    client: Client,
+}
+
+impl Deployment {
+    /// Starts a replica on an empty data directory, under a subject prefix of its own.
+    pub async fn start(url: &str, arguments: &[&str]) -> Self {
+        let dir = TempDir::new().expect("a directory");
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let prefix = format!("t{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+        let child = spawn(url, &prefix, dir.path(), arguments);
+        let client = connect(url, &prefix).await;
+        let mut deployment = Self { child, dir, url: url.to_owned(), prefix, client };
+        deployment.ready().await;
+        deployment
+    }
+
+    /// Kills the replica and starts it again on the same data directory.
+    pub async fn restart(&mut self, arguments: &[&str]) {
+        self.kill();
+        self.child = spawn(&self.url, &self.prefix, self.dir.path(), arguments);
+        self.ready().await;
+    }
+
+    /// SIGKILL.
+    pub fn kill(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+
+    /// The process, for signals.
+    pub fn child(&mut self) -> &mut Child {
+        &mut self.child
+    }
+
+    /// The subjects of this deployment.
+    pub fn prefix(&self) -> &str {
+        &self.prefix
+    }
+
+    /// The data directory.
+    pub fn data_dir(&self) -> PathBuf {
+        self.dir.path().join("data")
+    }
+
+    /// What the replica wrote to stderr so far.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.dir.path().join("log")).unwrap_or_default()
+    }
+
+    /// A client of this deployment, on the API plane.
+    pub fn client(&self) -> &Client {
+        &self.client
+    }
+
+    async fn ready(&mut self) {
+        for _ in 0..300 {
+            let asked = self.client.call(OperationName::BootstrapStatus, IamRequest::default()).await;
+            if asked.is_ok() {
+                return;
+            }
+            if let Ok(Some(status)) = self.child.try_wait() {
+                panic!("iam-svc ended with {status}:\n{}", self.log());
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        panic!("iam-svc is not ready after 15 s:\n{}", self.log());
+    }
+}
+
+impl Drop for Deployment {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+fn spawn(url: &str, prefix: &str, dir: &Path, arguments: &[&str]) -> Child {
+    let log = std::fs::OpenOptions::new().create(true).append(true).open(dir.join("log")).expect("a log");
+    let mode = match arguments.contains(&"--bootstrap-mode") {
+        true => &[][..],
+        false => &["--bootstrap-mode", "bootstrap"],
+    };
+    Command::new(program("iam-svc"))
+        .args(["--nats-url", url, "--subject-prefix", prefix, "--audit-stream", "off", "--http-addr", "off"])
+        .arg("--data-dir")
+        .arg(dir.join("data"))
+        .args(mode)
+        .args(arguments)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(log)
+        .spawn()
+        .expect("iam-svc starts")
+}
+
+async fn connect(url: &str, prefix: &str) -> Client {
+    let connection = Connection {
+        subject_prefix: prefix.to_owned(),
+        timeout: Duration::from_secs(20),
+        ..Connection::to([url])
+    };
+    Client::connect(&connection).await.expect("a NATS server")
+}
+
+#[async_trait]
+impl Wire for Deployment {
+    async fn send(
+        &self,
+        plane: Plane,
+        operation: OperationName,
+        credential: Option<&Secret>,
+        request: IamRequest<'static>,
+    ) -> IamResponse {
+        let mut client = self.client.clone().on(plane);
+        if let Some(credential) = credential {
+            client = client.with_credential(credential.clone());
+        }
+        match client.call(operation, request).await {
+            Ok(response) => response,
+            Err(iam_client::ClientError::Refused(error)) => IamResponse { error: Some(error), ..Default::default() },
+            Err(other) => IamResponse {
+                error: Some(WireError { kind: format!("no answer: {other}"), message: String::new() }),
+                ..Default::default()
+            },
+        }
+    }
+
+    fn clock(&self) -> Option<&ManualClock> {
+        None
+    }
+}

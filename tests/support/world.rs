@@ -1,0 +1,143 @@
+//! The whole service in process: embedded store, manual clock, seeded randomness, and no bus.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use async_trait::async_trait;
+use iam_schema::codec::{Format, decode, encode};
+use iam_schema::subject::Plane;
+use iam_schema::{IamRequest, IamResponse, OperationName, Secret, Timestamp};
+use iam_svc::clock::ManualClock;
+use iam_svc::crypto::passwords::HashPool;
+use iam_svc::crypto::seal::Kek;
+use iam_svc::ctx::{BootstrapMode, Ctx, Settings};
+use iam_svc::dispatch::audit::Audit;
+use iam_svc::dispatch::{Answer, Dispatch, Headers, Incoming};
+use iam_svc::domain::policy::{Policy, PolicySource};
+use iam_svc::domain::throttle::Throttle;
+use iam_svc::entropy::Entropy;
+use iam_svc::store::Store;
+use iam_svc::store::embedded::{EmbeddedStore, Options};
+use tempfile::TempDir;
+use tokio::sync::mpsc;
+
+use crate::scene::Wire;
+
+/// Rounds of a password hash in tests: enough to be the same code, few enough to run thousands.
+const ROUNDS: u32 = 1_000;
+
+/// The service in process.
+#[derive(Debug)]
+pub struct World {
+    pub clock: Arc<ManualClock>,
+    pub dispatch: Arc<Dispatch>,
+    pub audit: tokio::sync::Mutex<mpsc::Receiver<iam_schema::audit::AuditEvent>>,
+    /// Held for as long as the store is.
+    _dir: Option<TempDir>,
+}
+
+/// How a world is set up.
+#[derive(Debug)]
+pub struct Setup {
+    pub bootstrap: BootstrapMode,
+    pub policy: PolicySource,
+    pub anonymous_user: Option<String>,
+    pub seed: u64,
+}
+
+impl Default for Setup {
+    fn default() -> Self {
+        Self {
+            bootstrap: BootstrapMode::Bootstrap,
+            policy: PolicySource::default(),
+            anonymous_user: None,
+            seed: 1,
+        }
+    }
+}
+
+impl World {
+    /// A world on an empty embedded store.
+    pub fn new(setup: Setup) -> Self {
+        let dir = TempDir::new().expect("a directory");
+        let policy = Arc::new(Policy::build(&setup.policy).expect("a policy that stands"));
+        let options = Options::new(Arc::new(policy.root_roles()));
+        let store = EmbeddedStore::open(dir.path(), options).expect("a store");
+        let mut world = Self::over(Arc::new(store), policy, setup);
+        world._dir = Some(dir);
+        world
+    }
+
+    /// A world on a given store.
+    pub fn over(store: Arc<dyn Store>, policy: Arc<Policy>, setup: Setup) -> Self {
+        let now: Timestamp = "2026-12-01T00:00:00Z".parse().expect("a time");
+        let clock = Arc::new(ManualClock::at(now));
+        let entropy = Entropy::seeded(setup.seed);
+        let ctx = Ctx {
+            store,
+            clock: clock.clone(),
+            hasher: HashPool::with_rounds(1, ROUNDS).expect("a thread"),
+            policy,
+            kek: Kek::generate(&entropy),
+            throttle: Throttle::new(entropy.bytes()),
+            entropy,
+            settings: Settings {
+                bootstrap: setup.bootstrap,
+                issuer: "https://iam.test".into(),
+                audience: "iam".into(),
+                token_lifetime_s: 3600,
+                grace_period_s: 86_400,
+                allow_ttl_s: 60,
+                deny_ttl_s: 5,
+                anonymous_user: setup.anonymous_user.map(|name| name.parse().expect("a username")),
+                audit_allow_all: false,
+            },
+        };
+        let (audit, events) = Audit::channel("test".into(), 100_000);
+        let dispatch = Arc::new(Dispatch::new(Arc::new(ctx), audit));
+        Self { clock, dispatch, audit: events.into(), _dir: None }
+    }
+
+    /// One request, as bytes, through both phases.
+    pub async fn bytes(
+        &self,
+        plane: Plane,
+        operation: &str,
+        headers: Headers<'_>,
+        payload: &[u8],
+    ) -> (Vec<u8>, Option<iam_schema::ErrorKind>) {
+        let incoming = Incoming { plane, operation, headers, payload, received: Instant::now() };
+        let reply = match self.dispatch.answer_now(incoming) {
+            Answer::Now(reply) => reply,
+            Answer::Later(later) => {
+                let answered = self.dispatch.answer_later(later).await;
+                answered.reply.expect("no deadline was given")
+            }
+        };
+        (reply.payload, reply.error)
+    }
+}
+
+#[async_trait]
+impl Wire for World {
+    async fn send(
+        &self,
+        plane: Plane,
+        operation: OperationName,
+        credential: Option<&Secret>,
+        request: IamRequest<'static>,
+    ) -> IamResponse {
+        let header = credential.map(|credential| format!("Bearer {}", credential.expose()));
+        let headers = Headers { authorization: header.as_deref(), ..Headers::default() };
+        let payload = encode(&request, Format::MessagePack).expect("a request");
+        let (payload, error) = self.bytes(plane, operation.as_str(), headers, &payload).await;
+        let response: IamResponse = decode(&payload).expect("a reply that can be read");
+        let kind = response.error.as_ref().and_then(|error| error.known_kind());
+        assert_eq!(kind, error, "the headers must say what the reply says");
+        response
+    }
+
+    fn clock(&self) -> Option<&ManualClock> {
+        Some(&self.clock)
+    }
+}
