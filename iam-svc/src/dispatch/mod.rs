@@ -239,14 +239,28 @@ impl Dispatch {
 
     /// The reply, or `None` where somebody who may wait must take over.
     fn try_now(&self, incoming: &Incoming<'_>) -> Option<Reply> {
-        let operation: OperationName = incoming.operation.parse().ok()?;
+        let format = Payload::format_of(incoming.payload);
+        // Refused here, garbage costs no more than it must.
+        let refused = |error: OpError| Some(self.refuse(&error, incoming.plane, format));
+        let Ok(operation) = incoming.operation.parse::<OperationName>() else {
+            return refused(OpError::invalid("", "unknown operation"));
+        };
         if !decide::answers(operation) || incoming.payload.len() > MAX_PAYLOAD_NOW {
             return None;
         }
-        let payload = Payload::read(incoming.payload).ok()?;
-        let request: IamRequest<'_> = payload.decode().ok()?;
+        let payload = match Payload::read(incoming.payload) {
+            Ok(payload) => payload,
+            Err(error) => return refused(OpError::invalid(error.field, error.rule)),
+        };
+        let request: IamRequest<'_> = match payload.decode() {
+            Ok(request) => request,
+            Err(error) => return refused(OpError::invalid(error.field, error.rule)),
+        };
         let (now, now_ms) = (self.ctx.now(), self.ctx.clock.monotonic_ms());
-        let floors = incoming.headers.floors().ok()?;
+        let floors = match incoming.headers.floors() {
+            Ok(floors) => floors,
+            Err(error) => return refused(error),
+        };
         if !decide::is_small(&request) || !floors.iter().all(|floor| self.cache.meets(floor, now_ms)) {
             return None;
         }
@@ -267,9 +281,9 @@ impl Dispatch {
         Some(match outcome {
             Ok(decided) => {
                 self.note_use(&decided, now, now_ms);
-                reply::write(&reply::decided(&decided), payload.format())
+                reply::write(&reply::decided(&decided), format)
             }
-            Err(error) => self.refuse(&error, incoming.plane, payload.format()),
+            Err(error) => self.refuse(&error, incoming.plane, format),
         })
     }
 
@@ -385,10 +399,12 @@ impl Dispatch {
             self.cache.meet(&self.ctx, floor).await?;
         }
         let mut view = View::new(&self.ctx, &self.cache, call.now, call.monotonic_ms);
+        if later.plane == Plane::Service {
+            call.client_ip = request.client_ip.to_string();
+        }
         let identity = match (later.plane, name.needs()) {
             (_, Needs::Public) => None,
             (Plane::Service, _) => {
-                call.client_ip = request.client_ip.to_string();
                 call.caller = self.service_caller(&mut view, name, request).await?;
                 None
             }
@@ -401,9 +417,6 @@ impl Dispatch {
                 Some(identity)
             }
         };
-        if later.plane == Plane::Service {
-            call.client_ip = request.client_ip.to_string();
-        }
         if let Operation::Decide = operation {
             let plane = later.plane;
             let answer = |view: &View<'_>| decide::answer(view, plane, identity.as_ref(), name, request);
