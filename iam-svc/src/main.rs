@@ -1,1 +1,64 @@
-fn main() {}
+//! Arguments, telemetry, run, exit code.
+
+use std::process::ExitCode;
+
+use iam_svc::config::{Arguments, Command, Config};
+use iam_svc::exit::{Cause, Exit};
+use iam_svc::{admin, telemetry};
+use rustix::process::{Resource, Rlimit, setrlimit};
+use tokio::signal::unix::{SignalKind, signal};
+
+fn main() -> ExitCode {
+    match start() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(exit) => {
+            for line in exit.reason.lines() {
+                eprintln!("iam-svc: {line}");
+            }
+            ExitCode::from(exit.cause.code())
+        }
+    }
+}
+
+fn start() -> Result<(), Exit> {
+    let arguments = match Arguments::parse(std::env::args_os()) {
+        Ok(arguments) => arguments,
+        Err(help) => {
+            // A closed terminal is no reason to fail.
+            let _ = help.print();
+            let cause = if help.use_stderr() { Cause::Usage } else { return Ok(()) };
+            return Err(Exit::new(cause, ""));
+        }
+    };
+    let config = Config::read(&arguments, &|name| std::env::var_os(name)).map_err(|faults| {
+        let lines: Vec<String> = faults.iter().map(ToString::to_string).collect();
+        Exit::new(Cause::Configuration, lines.join("\n"))
+    })?;
+    telemetry::init(&config.log);
+    // Keys are in memory: they must not get into a file by way of a crash.
+    if let Err(error) = setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) }) {
+        tracing::warn!(%error, "core dumps cannot be switched off");
+    }
+    let internal = |e: std::io::Error| Exit::new(Cause::Internal, e.to_string());
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(internal)?;
+    let result = runtime.block_on(async {
+        match arguments.command {
+            Command::Serve => {
+                let mut terminate = signal(SignalKind::terminate()).map_err(internal)?;
+                let mut interrupt = signal(SignalKind::interrupt()).map_err(internal)?;
+                let shutdown = async {
+                    tokio::select! {
+                        _ = terminate.recv() => {}
+                        _ = interrupt.recv() => {}
+                    }
+                };
+                iam_svc::run(config, shutdown).await
+            }
+            Command::Check => admin::check::run(config).await,
+            Command::RecoverAdmin { username } => admin::recover_admin::run(config, username).await,
+        }
+    });
+    // Whatever still runs has had its time.
+    runtime.shutdown_background();
+    result
+}

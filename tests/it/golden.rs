@@ -1,8 +1,14 @@
 //! Golden vectors: data made by other people's libraries, walked row by row.
 
+mod api_keys;
+mod jwt;
 mod messagepack;
+mod pbkdf2;
 mod timestamps;
+mod usernames;
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use serde::de::DeserializeOwned;
 
 /// Reads `tests/golden/<name>.json`.
@@ -14,6 +20,10 @@ pub fn load<T: DeserializeOwned>(name: &str) -> T {
 
 pub fn unhex(text: &str) -> Vec<u8> {
     (0..text.len()).step_by(2).map(|i| u8::from_str_radix(&text[i..i + 2], 16).unwrap()).collect()
+}
+
+pub fn unbase64(text: &str) -> Vec<u8> {
+    STANDARD.decode(text).unwrap()
 }
 
 /// Fails with the list of rows that failed, so that one run shows all of them.

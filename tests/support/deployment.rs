@@ -33,7 +33,9 @@ pub fn nats_url() -> Option<String> {
 /// A program of the workspace, built beside this test.
 pub fn program(name: &str) -> PathBuf {
     let test = std::env::current_exe().expect("the path of this test");
-    let path = test.ancestors().nth(2).expect("a target directory").join(name);
+    // A test lies in target/<profile>/deps, a program one level higher.
+    let beside = test.ancestors().skip(1).take(2).map(|dir| dir.join(name)).find(|path| path.exists());
+    let path = beside.unwrap_or_else(|| test.with_file_name(name));
     assert!(path.exists(), "{} is not built: cargo build --workspace", path.display());
     path
 }
@@ -79,7 +81,12 @@ impl Deployment {
         &mut self.child
     }
 
-    /// The subjects of this deployment.
+    /// The id of the process.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// The prefix of this deployment's subjects.
     pub fn prefix(&self) -> &str {
         &self.prefix
     }
@@ -163,7 +170,9 @@ impl Wire for Deployment {
         }
         match client.call(operation, request).await {
             Ok(response) => response,
-            Err(iam_client::ClientError::Refused(error)) => IamResponse { error: Some(error), ..Default::default() },
+            Err(iam_client::ClientError::Refused(error)) => {
+                IamResponse { error: Some(error), ..Default::default() }
+            }
             Err(other) => IamResponse {
                 error: Some(WireError { kind: format!("no answer: {other}"), message: String::new() }),
                 ..Default::default()

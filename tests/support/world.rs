@@ -93,7 +93,7 @@ impl World {
                 audit_allow_all: false,
             },
         };
-        let (audit, events) = Audit::channel("test".into(), 100_000);
+        let (audit, events) = Audit::channel(100_000);
         let dispatch = Arc::new(Dispatch::new(Arc::new(ctx), audit));
         Self { clock, dispatch, audit: events.into(), _dir: None }
     }

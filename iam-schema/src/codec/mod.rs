@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use smallvec::SmallVec;
 use zeroize::Zeroizing;
 
-pub use json::{Member, check_list, target_member};
+pub use json::{CheckElement, Member, check_list, target_member};
 
 use crate::subject::MAX_PAYLOAD;
 

@@ -7,7 +7,7 @@
 mod generation;
 
 use std::hash::{BuildHasher, Hash, RandomState};
-use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use iam_schema::changes::{Change, ChangeKind, DELETED, Followed, Highest};
@@ -68,8 +68,8 @@ pub struct Cache {
     highest: RwLock<Highest>,
     /// Whether any key was revoked lately; while not, nothing needs to be looked up.
     revoked_any: AtomicBool,
-    /// How many connections are not sure that they missed nothing: above 0, nothing cached is used.
-    unsettled: AtomicI64,
+    /// Some connection is not sure that it missed nothing: nothing cached is used.
+    unsettled: AtomicBool,
     fills: [tokio::sync::Mutex<()>; 64],
 }
 
@@ -90,7 +90,7 @@ impl Default for Cache {
             hasher: RandomState::new(),
             highest: RwLock::default(),
             revoked_any: AtomicBool::new(false),
-            unsettled: AtomicI64::new(0),
+            unsettled: AtomicBool::new(false),
             fills: std::array::from_fn(|_| tokio::sync::Mutex::new(())),
         }
     }
@@ -99,7 +99,7 @@ impl Default for Cache {
 impl Cache {
     fn fresh<T>(&self, entry: Option<Timed<T>>, ttl_ms: i64, now_ms: i64) -> Option<T> {
         let entry = entry.filter(|entry| now_ms - entry.filled_ms < ttl_ms)?;
-        (self.unsettled.load(Ordering::Acquire) == 0).then_some(entry.value)
+        (!self.unsettled.load(Ordering::Acquire)).then_some(entry.value)
     }
 
     fn hash_of(&self, key: &impl Hash) -> u64 {
@@ -213,9 +213,9 @@ impl Cache {
         });
     }
 
-    /// One more connection, or one fewer, that may have missed something.
-    pub fn settle(&self, settled: bool) {
-        self.unsettled.fetch_add(if settled { -1 } else { 1 }, Ordering::AcqRel);
+    /// Whether what is cached may be used at all.
+    pub fn trust(&self, trusted: bool) {
+        self.unsettled.store(!trusted, Ordering::Release);
     }
 
     /// One load at a time for what shares this hash: the others wait, and find the answer here.

@@ -4,14 +4,15 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::hint::black_box;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::slice;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{Builder, JoinHandle};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use iam_schema::Secret;
-use pbkdf2::pbkdf2_hmac_array;
-use pbkdf2::sha2::Sha256;
+use sha2::block_api::compress256;
+use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 use tokio::sync::oneshot;
 use zeroize::Zeroizing;
@@ -115,9 +116,70 @@ pub fn verify(password: &Secret, stored: Option<&PasswordHash>, rounds: u32) -> 
     }
 }
 
+/// PBKDF2 with HMAC-SHA-256, for one block of output.
+///
+/// Written out on top of the compression function: a fifth faster than generic code, which hashes the padding of
+/// a message whose length is always the same anew in each round, and fast in a debug build too, where generic code
+/// is not optimised. The `pbkdf2` crate judges it in the tests.
+///
+/// Source: RFC 8018 section 5.2, RFC 2104 section 2, FIPS 180-4 sections 5.1.1 and 5.3.3.
 fn derive(password: &Secret, salt: &[u8], rounds: u32) -> Zeroizing<[u8; HASH]> {
-    Zeroizing::new(pbkdf2_hmac_array::<Sha256, HASH>(password.expose().as_bytes(), salt, rounds))
+    const START: [u32; 8] =
+        [0x6a09e667, 0xbb67ae85, 0x3c6ef372, 0xa54ff53a, 0x510e527f, 0x9b05688c, 0x1f83d9ab, 0x5be0cd19];
+    let password = password.expose().as_bytes();
+    let hashed: Zeroizing<[u8; HASH]> = Zeroizing::new(Sha256::digest(password).into());
+    let key = if password.len() <= 64 { password } else { hashed.as_slice() };
+    // The key, padded, as it opens the inner and the outer hash; and the states after it.
+    let keyed = |pad: u8| {
+        let mut block = Zeroizing::new([pad; 64]);
+        block.iter_mut().zip(key).for_each(|(b, k)| *b ^= k);
+        let mut state = Zeroizing::new(START);
+        compress256(&mut state, slice::from_ref(&block));
+        (block, state)
+    };
+    let (inner_key, inner) = keyed(0x36);
+    let (outer_key, outer) = keyed(0x5c);
+
+    let salted = Sha256::new_with_prefix(*inner_key).chain_update(salt).chain_update(1_u32.to_be_bytes());
+    let first = Sha256::new_with_prefix(*outer_key).chain_update(salted.finalize()).finalize();
+
+    // Every later message is one block: 32 bytes, the end mark, and its length of 96 bytes with the key's block.
+    let mut block = Zeroizing::new([0; 64]);
+    let (message, padding) = block.split_at_mut(HASH);
+    message.copy_from_slice(&first);
+    padding.copy_from_slice(&PADDING);
+    let mut output = Zeroizing::new([0; HASH]);
+    output.copy_from_slice(&first);
+    let (mut state, mut sum) = (Zeroizing::new([0; 8]), Zeroizing::new([0; 8]));
+    for _ in 1..rounds {
+        *state = *inner;
+        compress256(&mut state, slice::from_ref(&block));
+        write_words(&mut block, &state);
+        *state = *outer;
+        compress256(&mut state, slice::from_ref(&block));
+        write_words(&mut block, &state);
+        sum.iter_mut().zip(state.iter()).for_each(|(sum, word)| *sum ^= word);
+    }
+    let sum = sum.iter().flat_map(|word| word.to_be_bytes());
+    output.iter_mut().zip(sum).for_each(|(output, sum)| *output ^= sum);
+    output
 }
+
+/// Writes a state over the first 32 bytes of a block.
+fn write_words(block: &mut [u8; 64], state: &[u32; 8]) {
+    let (words, _) = block.as_chunks_mut();
+    for (place, word) in words.iter_mut().zip(state) {
+        *place = word.to_be_bytes();
+    }
+}
+
+/// What follows a message of 32 bytes after a block of key.
+const PADDING: [u8; 32] = {
+    let mut padding = [0; 32];
+    padding[0] = 0x80;
+    [padding[30], padding[31]] = (96_u16 * 8).to_be_bytes();
+    padding
+};
 
 /// How hard a password is to guess, from 0 to 4, for somebody who knows username and email.
 ///
@@ -327,29 +389,42 @@ mod tests {
     }
 
     #[test]
-    fn verification_takes_as_long_whatever_is_stored() {
-        const COST: u32 = 20_000;
-        let password = secret("correct horse");
-        let took = |stored: Option<&PasswordHash>| {
-            let runs = (0..9).map(|_| {
-                let start = Instant::now();
-                black_box(verify(&password, stored, COST));
-                start.elapsed()
-            });
-            runs.min().unwrap().as_secs_f64()
-        };
-        let usual = took(Some(&hash(&password, &[1; SALT], COST)));
-        let damaged = PasswordHash::from_stored("damaged".to_owned());
-        for (name, stored) in [
-            ("wrong", Some(&hash(&secret("other"), &[1; SALT], COST))),
-            ("old", Some(&hash(&password, &[1; SALT], 1))),
-            ("half", Some(&hash(&password, &[1; SALT], COST / 2))),
-            ("damaged", Some(&damaged)),
-            ("unknown", None),
-        ] {
-            let ratio = took(stored) / usual;
-            assert!((0.7..1.4).contains(&ratio), "{name}: {ratio}");
+    fn derivation_agrees_with_the_library() {
+        let text: String = (0..200).map(|n| char::from(b' ' + n % 95)).collect();
+        for len in [0, 1, 31, 32, 33, 54, 55, 56, 63, 64, 66, 99, 150, 180] {
+            for rounds in [1, 2, 3, 100] {
+                let (password, salt) = (&text[..len], &text.as_bytes()[..len + 1]);
+                let expected = pbkdf2::pbkdf2_hmac_array::<Sha256, HASH>(password.as_bytes(), salt, rounds);
+                assert_eq!(
+                    *derive(&secret(password), salt, rounds),
+                    expected,
+                    "{len} bytes, {rounds} rounds"
+                );
+            }
         }
+    }
+
+    #[test]
+    fn verification_takes_as_long_whatever_is_stored() {
+        const COST: u32 = 5_000;
+        let password = secret("correct horse");
+        let usual = hash(&password, &[1; SALT], COST);
+        let wrong = hash(&secret("other"), &[1; SALT], COST);
+        let half = hash(&password, &[1; SALT], COST / 2);
+        let old = hash(&password, &[1; SALT], 1);
+        let damaged = PasswordHash::from_stored("damaged".to_owned());
+        let stored = [Some(&usual), Some(&wrong), Some(&half), Some(&old), Some(&damaged), None];
+        // The best of many, taken in turn, so that whatever else the machine does hits all of them.
+        let mut best = [f64::MAX; 6];
+        for _ in 0..25 {
+            for (stored, best) in stored.iter().zip(&mut best) {
+                let start = Instant::now();
+                black_box(verify(&password, *stored, COST));
+                *best = best.min(start.elapsed().as_secs_f64());
+            }
+        }
+        let ratios = best.map(|took| took / best[0]);
+        assert!(ratios.iter().all(|ratio| (0.7..1.4).contains(ratio)), "{ratios:?}");
     }
 
     #[test]

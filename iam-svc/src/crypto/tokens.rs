@@ -356,8 +356,8 @@ pub fn jwks_json(ring: &KeyRing, now: Timestamp) -> String {
     json!({ "keys": ring.published(now).map(jwk).collect::<Vec<_>>() }).to_string()
 }
 
-/// The public half of a key as `SubjectPublicKeyInfo` in PEM, ending with a line end; empty for no key at all,
-/// which no 32 bytes are.
+/// The public half of a key as `SubjectPublicKeyInfo` in PEM, ending with a line end. It cannot fail: whatever the
+/// 32 bytes are, they are only wrapped.
 ///
 /// Source: RFC 8410 section 10.1.
 pub fn public_pem(key: &RingKey) -> String {

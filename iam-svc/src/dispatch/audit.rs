@@ -26,7 +26,6 @@ const MAX_RESOURCE: usize = 1024;
 #[derive(Debug)]
 pub struct Audit {
     sender: mpsc::Sender<AuditEvent>,
-    producer: String,
     allows: Mutex<HashMap<Allowed, u64>>,
     given_up: AtomicU64,
 }
@@ -41,9 +40,9 @@ struct Allowed {
 
 impl Audit {
     /// A queue for so many events, and its other end.
-    pub fn channel(producer: String, capacity: usize) -> (Self, mpsc::Receiver<AuditEvent>) {
+    pub fn channel(capacity: usize) -> (Self, mpsc::Receiver<AuditEvent>) {
         let (sender, receiver) = mpsc::channel(capacity);
-        let audit = Self { sender, producer, allows: Mutex::default(), given_up: AtomicU64::new(0) };
+        let audit = Self { sender, allows: Mutex::default(), given_up: AtomicU64::new(0) };
         (audit, receiver)
     }
 
@@ -76,7 +75,8 @@ impl Audit {
             event_id: ctx.entropy.uuid(now).to_string(),
             event_type,
             timestamp: now,
-            producer: self.producer.clone(),
+            // Whoever publishes it signs it.
+            producer: String::new(),
             payload,
         };
         if self.sender.try_send(event).is_err() {

@@ -3,11 +3,13 @@
 
 use std::sync::Arc;
 
-use iam_schema::codec::{Member, check_list, target_member};
+use iam_schema::codec::{CheckElement, Member, check_list, target_member};
 use iam_schema::decisions::Decision;
+use iam_schema::ids::IdError;
 use iam_schema::subject::Plane;
-use iam_schema::{IamRequest, OperationName, Timestamp, UserId};
+use iam_schema::{IamRequest, OperationName, Secret, Timestamp, UserId};
 
+use super::decode;
 use super::identity::{Identity, Stop, View};
 use crate::domain::decision::{self, Principal, Question, Reason};
 use crate::error::{AuthFailure, Denial, OpError};
@@ -42,6 +44,74 @@ pub fn is_small(request: &IamRequest<'_>) -> bool {
         || request.authorise_checks.matches("capability").count() <= MAX_CHECKS_NOW
 }
 
+/// A question whose syntax was checked: that comes before the credential, and once however often it is asked.
+#[derive(Debug)]
+pub enum Asked<'r> {
+    Authenticate(&'r Secret),
+    ResolveApiKey(&'r Secret),
+    Anonymous,
+    Authorise { whom: Whom<'r>, capability: &'r str, resource: Member<'r>, parameters: Member<'r> },
+    AuthoriseMany { whom: Whom<'r>, checks: Vec<CheckElement<'r>> },
+}
+
+/// Whom a decision is to be about.
+#[derive(Debug, Clone, Copy)]
+pub enum Whom<'r> {
+    Holder(&'r Secret),
+    User(UserId),
+    /// Nobody was named, which on the API plane means oneself.
+    Oneself,
+}
+
+/// Reads what these operations take.
+///
+/// # Errors
+/// `Invalid`, naming the field.
+pub fn read<'r>(
+    operation: OperationName,
+    plane: Plane,
+    request: &'r IamRequest<'_>,
+) -> Result<Asked<'r>, OpError> {
+    decode::tags(request)?;
+    let given = |field, secret: &'r Secret| if secret.is_empty() { Err(missing(field)) } else { Ok(secret) };
+    match operation {
+        OperationName::Authenticate => given("credential", &request.credential).map(Asked::Authenticate),
+        OperationName::ResolveApiKey => given("api_key", &request.api_key).map(Asked::ResolveApiKey),
+        OperationName::AuthenticateAnonymous => Ok(Asked::Anonymous),
+        OperationName::Authorise => {
+            if request.capability.is_empty() {
+                return Err(missing("capability"));
+            }
+            Ok(Asked::Authorise {
+                capability: &request.capability,
+                resource: member("resource_json", &request.resource_json)?,
+                parameters: member("parameters_json", &request.parameters_json)?,
+                whom: whom(plane, request)?,
+            })
+        }
+        _ => {
+            if request.authorise_checks.is_empty() {
+                return Err(missing("authorise_checks"));
+            }
+            let checks = check_list(&request.authorise_checks)
+                .map_err(|error| OpError::invalid("authorise_checks", error.to_string()))?;
+            Ok(Asked::AuthoriseMany { checks, whom: whom(plane, request)? })
+        }
+    }
+}
+
+fn whom<'r>(plane: Plane, request: &'r IamRequest<'_>) -> Result<Whom<'r>, OpError> {
+    match (request.user_id.as_ref(), request.credential.is_empty()) {
+        ("", false) => Ok(Whom::Holder(&request.credential)),
+        ("", true) if plane == Plane::Service => Err(missing("user_id")),
+        ("", true) => Ok(Whom::Oneself),
+        (_, false) => Err(OpError::invalid("user_id", "and `credential` cannot be given together")),
+        (id, true) => {
+            id.parse().map(Whom::User).map_err(|e: IdError| OpError::invalid("user_id", e.to_string()))
+        }
+    }
+}
+
 /// Answers, or says what is missing.
 ///
 /// `caller` is whom the API plane recognised; on the service plane there is none.
@@ -49,31 +119,24 @@ pub fn answer(
     view: &View<'_>,
     plane: Plane,
     caller: Option<&Identity>,
-    operation: OperationName,
-    request: &IamRequest<'_>,
+    asked: &Asked<'_>,
 ) -> Result<Decided, Stop> {
-    match operation {
-        OperationName::Authenticate => {
-            if request.credential.is_empty() {
-                return Err(missing("credential"));
-            }
-            let identity = view.identify(&request.credential)?;
-            ordinary(identity).map(Decided::Identity)
+    match asked {
+        Asked::Authenticate(credential) => ordinary(view.identify(credential)?).map(Decided::Identity),
+        Asked::ResolveApiKey(key) => view.identify_key(key).map(Decided::Identity),
+        Asked::Anonymous => view.anonymous().map(Decided::Identity),
+        Asked::Authorise { whom, capability, resource, parameters } => {
+            let question = Question { capability, targets: [resource, parameters] };
+            authorise(view, about(view, plane, caller, *whom)?, &question)
         }
-        OperationName::ResolveApiKey => {
-            if request.api_key.is_empty() {
-                return Err(missing("api_key"));
-            }
-            view.identify_key(&request.api_key).map(Decided::Identity)
+        Asked::AuthoriseMany { whom, checks } => {
+            authorise_many(view, about(view, plane, caller, *whom)?, checks)
         }
-        OperationName::AuthenticateAnonymous => view.anonymous().map(Decided::Identity),
-        OperationName::Authorise => authorise(view, plane, caller, request),
-        _ => authorise_many(view, plane, caller, request),
     }
 }
 
-fn missing(field: &'static str) -> Stop {
-    Stop::Failed(OpError::invalid(field, "is missing"))
+fn missing(field: &'static str) -> OpError {
+    OpError::invalid(field, "is missing")
 }
 
 fn ordinary(identity: Identity) -> Result<Identity, Stop> {
@@ -108,37 +171,24 @@ fn seconds_until(now: Timestamp, then: Timestamp) -> u32 {
     u32::try_from(ms.max(0) / 1000).unwrap_or(u32::MAX)
 }
 
-fn about(
-    view: &View<'_>,
-    plane: Plane,
-    caller: Option<&Identity>,
-    request: &IamRequest<'_>,
-) -> Result<About, Stop> {
-    let by_credential = !request.credential.is_empty();
-    if by_credential && !request.user_id.is_empty() {
-        let rule = "and `credential` cannot be given together";
-        return Err(Stop::Failed(OpError::invalid("user_id", rule)));
-    }
-    let given = match request.user_id.as_ref() {
-        "" => None,
-        text => Some(text.parse::<UserId>().map_err(|e| OpError::invalid("user_id", e.to_string()))?),
-    };
+fn about(view: &View<'_>, plane: Plane, caller: Option<&Identity>, whom: Whom<'_>) -> Result<About, Stop> {
     let oneself = match plane {
         Plane::Service => None,
         // Without a caller nobody gets here on the API plane; if one did, it would be refused.
         Plane::Api => Some(caller.ok_or(AuthFailure::NoCredential)?.principal.id),
     };
-    if by_credential {
-        let identity = ordinary(view.identify(&request.credential)?)?;
-        let id = identity.principal.id;
-        only_oneself(oneself, id)?;
-        return Ok(About {
-            id,
-            principal: Some((identity.principal.clone(), true)),
-            identity: Some(identity),
-        });
-    }
-    let id = given.or(oneself).ok_or_else(|| missing("user_id"))?;
+    let id = match (whom, oneself) {
+        (Whom::Holder(credential), _) => {
+            let identity = ordinary(view.identify(credential)?)?;
+            let id = identity.principal.id;
+            only_oneself(oneself, id)?;
+            let principal = Some((identity.principal.clone(), true));
+            return Ok(About { id, principal, identity: Some(identity) });
+        }
+        (Whom::User(id), _) => id,
+        (Whom::Oneself, Some(oneself)) => oneself,
+        (Whom::Oneself, None) => return Err(missing("user_id").into()),
+    };
     only_oneself(oneself, id)?;
     Ok(About { id, principal: view.alive(id)?, identity: None })
 }
@@ -150,21 +200,9 @@ fn only_oneself(oneself: Option<UserId>, id: UserId) -> Result<(), Stop> {
     }
 }
 
-fn authorise(
-    view: &View<'_>,
-    plane: Plane,
-    caller: Option<&Identity>,
-    request: &IamRequest<'_>,
-) -> Result<Decided, Stop> {
-    if request.capability.is_empty() {
-        return Err(missing("capability"));
-    }
-    let resource = member("resource_json", &request.resource_json)?;
-    let parameters = member("parameters_json", &request.parameters_json)?;
-    let about = about(view, plane, caller, request)?;
-    let question = Question { capability: &request.capability, targets: [&resource, &parameters] };
-    let decide = |text: &str| view.workspace_named(text);
-    let reason = decision::decide(&view.ctx.policy, about.principal(), &question, decide)?;
+fn authorise(view: &View<'_>, about: About, question: &Question<'_>) -> Result<Decided, Stop> {
+    let state = |text: &str| view.workspace_named(text);
+    let reason = decision::decide(&view.ctx.policy, about.principal(), question, state)?;
     let allow = reason.allows();
     let ttl_s = about.ttl(view, allow);
     Ok(Decided::Decision { allow, ttl_s, why: why(reason), about: Some(about.id), identity: about.identity })
@@ -175,22 +213,11 @@ pub fn member<'a>(field: &'static str, json: &'a str) -> Result<Member<'a>, OpEr
     target_member(json).map_err(|error| OpError::invalid(field, error.to_string()))
 }
 
-fn authorise_many(
-    view: &View<'_>,
-    plane: Plane,
-    caller: Option<&Identity>,
-    request: &IamRequest<'_>,
-) -> Result<Decided, Stop> {
-    if request.authorise_checks.is_empty() {
-        return Err(missing("authorise_checks"));
-    }
-    let checks = check_list(&request.authorise_checks)
-        .map_err(|error| OpError::invalid("authorise_checks", error.to_string()))?;
-    let about = about(view, plane, caller, request)?;
+fn authorise_many(view: &View<'_>, about: About, checks: &[CheckElement<'_>]) -> Result<Decided, Stop> {
     let (allow_ttl, deny_ttl) = (about.ttl(view, true), about.ttl(view, false));
     let mut list = Vec::with_capacity(checks.len());
     let mut missing = false;
-    for check in &checks {
+    for check in checks {
         let allow = match check {
             None => false,
             Some((capability, resource, parameters)) => {

@@ -61,8 +61,7 @@ pub enum Operation {
 /// # Errors
 /// `Invalid`, naming the field.
 pub fn operation(name: OperationName, plane: Plane, request: &IamRequest<'_>) -> Result<Operation, OpError> {
-    text("request_id", &request.request_id, MAX_TAG)?;
-    text("client_ip", &request.client_ip, MAX_TAG)?;
+    tags(request)?;
     let workspace = || optional::<WorkspaceId>("workspace", &request.workspace);
     let user_id = || required::<UserId>("user_id", &request.user_id);
     let own_user_id = || match (plane, request.user_id.as_ref()) {
@@ -114,6 +113,15 @@ pub fn operation(name: OperationName, plane: Plane, request: &IamRequest<'_>) ->
         | OperationName::ResolveApiKey
         | OperationName::AuthenticateAnonymous => Operation::Decide,
     })
+}
+
+/// Checks what every request may carry, whatever the operation.
+///
+/// # Errors
+/// `Invalid`, naming the field.
+pub fn tags(request: &IamRequest<'_>) -> Result<(), OpError> {
+    text("request_id", &request.request_id, MAX_TAG)?;
+    text("client_ip", &request.client_ip, MAX_TAG)
 }
 
 /// The actor that a service-plane request names.

@@ -296,18 +296,18 @@ impl Dispatch {
         now_ms: i64,
     ) -> Result<Decided, Stop> {
         check_operation(operation, request)?;
+        let asked = decide::read(operation, incoming.plane, request)?;
         let view = View::new(&self.ctx, &self.cache, now, now_ms);
         let caller = match incoming.plane {
             Plane::Service => None,
             Plane::Api => {
-                decode::operation(operation, incoming.plane, request)?;
                 let identity = view.identify(&incoming.headers.credential()?)?;
                 may_ask(operation, &identity)?;
                 self.note_identity(&identity, now, now_ms);
                 Some(identity)
             }
         };
-        decide::answer(&view, incoming.plane, caller.as_ref(), operation, request)
+        decide::answer(&view, incoming.plane, caller.as_ref(), &asked)
     }
 
     /// Finishes a request. Whatever it changed is dropped from memory before this returns.
@@ -394,6 +394,10 @@ impl Dispatch {
     ) -> Result<Served, OpError> {
         check_operation(name, request)?;
         let operation = decode::operation(name, later.plane, request)?;
+        let question = match operation {
+            Operation::Decide => Some(decide::read(name, later.plane, request)?),
+            _ => None,
+        };
         let headers = later.headers();
         for floor in headers.floors()?.iter() {
             self.cache.meet(&self.ctx, floor).await?;
@@ -417,9 +421,9 @@ impl Dispatch {
                 Some(identity)
             }
         };
-        if let Operation::Decide = operation {
+        if let Some(question) = question {
             let plane = later.plane;
-            let answer = |view: &View<'_>| decide::answer(view, plane, identity.as_ref(), name, request);
+            let answer = |view: &View<'_>| decide::answer(view, plane, identity.as_ref(), &question);
             return asked(&mut view, answer).await.map(Served::Decided);
         }
         run(&self.ctx, call, operation).await.map(Served::Done)
@@ -486,10 +490,9 @@ impl Dispatch {
         self.cache.drop_everything();
     }
 
-    /// A connection that may have missed events, or one that no longer may: while there is one, nothing cached
-    /// is used. Calls must come in pairs, `false` first.
+    /// Whether what is cached may be used: not while some connection may have missed events.
     pub fn trust_cache(&self, trusted: bool) {
-        self.cache.settle(trusted);
+        self.cache.trust(trusted);
     }
 
     /// Hands over the audit summaries counted so far.

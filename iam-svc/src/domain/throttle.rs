@@ -7,7 +7,7 @@
 //!
 //! Why fewer than 100 failures get through in any hour, for a name as for an address: a bucket lets through its
 //! capacity at most, and what flows back into it within the hour, together [`PER_HOUR`]. Over several replicas the
-//! same holds for the sum, see [`Share`].
+//! same holds for the sum, see `Share`.
 //!
 //! Why the memory is constant: the buckets stand in a table, and a name finds its own by a keyed hash. Two names
 //! that share one share its budget, which can only make it stricter, and without the key nobody can look for
@@ -79,7 +79,7 @@ struct Keyed {
 }
 
 impl Throttle {
-    /// Empty budgets are full. `key` is random, and known to nobody.
+    /// All budgets begin full. `key` is random and known to nobody, so that nobody can aim at a bucket.
     pub fn new(key: [u8; 32]) -> Self {
         Self {
             key,
@@ -408,8 +408,8 @@ mod tests {
             log_in(&throttle, "alice", A, 0);
             // The worst of an hour begins with full buckets.
             let start_ms = 10 * HOUR_MS;
-            let seconds = (start_ms..=start_ms + HOUR_MS).step_by(1_000);
-            let passed: i64 = seconds
+            let moments = (start_ms..=start_ms + HOUR_MS).step_by(10_000);
+            let passed: i64 = moments
                 .map(|now| failures(&throttle, "alice", B, now) + failures(&throttle, "alice", A, now))
                 .sum();
             let total = passed * i64::try_from(instances).unwrap();

@@ -48,16 +48,23 @@ async fn available(ctx: &Ctx) -> Result<bool, OpError> {
     }
 }
 
-/// In token mode, seeds an empty store with the given key; otherwise does nothing. Whether it seeded.
+/// In token mode, seeds an empty store with the given key; otherwise does nothing.
+///
+/// Nothing is published: whoever starts after a seeding reads the store, and before it nobody has cached
+/// anything but absence, for seconds.
 ///
 /// # Errors
 /// `Unavailable`, also while another replica's attempt is under way; `Internal`.
-pub async fn seed_at_start(ctx: &Ctx, call: &mut Call) -> Result<bool, OpError> {
-    let BootstrapMode::Token(token) = &ctx.settings.bootstrap else { return Ok(false) };
+pub async fn seed_at_start(ctx: &Ctx) -> Result<(), OpError> {
+    let BootstrapMode::Token(token) = &ctx.settings.bootstrap else { return Ok(()) };
     if ctx.store.seed_state().await? == SeedState::Done {
-        return Ok(false);
+        return Ok(());
     }
-    Ok(seed(ctx, call, &token.clone()).await?.is_some())
+    let seed = new_seed(ctx, ctx.now(), token).await?;
+    match ctx.store.seed(&seed, ctx.now()).await? {
+        Seeded::Seeded(_) | Seeded::AlreadyDone => Ok(()),
+        Seeded::InProgress => Err(OpError::Unavailable("another replica is seeding".into())),
+    }
 }
 
 async fn seed(ctx: &Ctx, call: &mut Call, key: &Secret) -> Result<Option<UserId>, OpError> {

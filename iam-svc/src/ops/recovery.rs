@@ -19,14 +19,13 @@ use crate::store::{InsertUser, InsertWorkspace, Read, SeedState, UpdateWorkspace
 ///
 /// # Errors
 /// `Invalid` before the deployment was seeded; `Conflict` when somebody changes the same records meanwhile;
-/// `Unavailable`, `Internal`, as also for a key-encryption key that does not open the signing keys.
+/// `Unavailable`, `Internal`.
 ///
 /// Source: protocol section 7.
 pub async fn recover_admin(ctx: &Ctx, call: &mut Call, username: &Username) -> Result<Secret, OpError> {
     if ctx.store.seed_state().await? != SeedState::Done {
         return Err(OpError::invalid("store", "holds no deployment yet: bootstrap it"));
     }
-    super::signing_keys::check_ring(ctx).await?;
     let password = passwords::temporary_password(&ctx.entropy.bytes());
     let hash = super::sessions::new_hash(ctx, password.clone()).await?;
     let role = admin_role(ctx)?;
@@ -37,7 +36,8 @@ pub async fn recover_admin(ctx: &Ctx, call: &mut Call, username: &Username) -> R
             Some(user) => user.workspace.clone(),
             None => WORKSPACE.parse().map_err(super::bootstrap::internal("the first workspace's id"))?,
         };
-        let Some(home) = enabled_workspace(ctx, call, Workspace::new(home, String::new(), true, call.now)).await?
+        let Some(home) =
+            enabled_workspace(ctx, call, Workspace::new(home, String::new(), true, call.now)).await?
         else {
             continue;
         };

@@ -8,7 +8,7 @@ use super::{Call, Done, Saved, TRIES, Target, Who, load, save_user, target_to_ch
 use crate::crypto::passwords::Verdict;
 use crate::crypto::tokens::Signer;
 use crate::ctx::Ctx;
-use crate::domain::passwords::{self, WeakPassword};
+use crate::domain::passwords::{self, PasswordHash, WeakPassword};
 use crate::domain::throttle::Permit;
 use crate::domain::tokens::{self, Claims};
 use crate::domain::users::{User, Username};
@@ -41,23 +41,30 @@ pub struct ChangePassword {
 /// Source: protocol section 3, login.
 pub async fn login(ctx: &Ctx, call: &mut Call, req: Login) -> Result<Done, OpError> {
     let attempt = reserve(ctx, call, &req.username)?;
+    let outcome = attempt_login(ctx, call, req).await;
+    settle(call, attempt, &outcome);
+    outcome
+}
+
+/// Gives an attempt back, unless it was a wrong guess.
+fn settle<T>(call: &Call, attempt: Permit<'_>, outcome: &Result<T, OpError>) {
+    match outcome {
+        Ok(_) => attempt.succeeded(call.monotonic_ms),
+        // Dropped, it stays used.
+        Err(OpError::AuthFailed(_)) => {}
+        // What was not evaluated was no guess.
+        Err(_) => attempt.undecided(call.monotonic_ms),
+    }
+}
+
+async fn attempt_login(ctx: &Ctx, call: &mut Call, req: Login) -> Result<Done, OpError> {
     let user = match req.username.parse::<Username>() {
         Ok(name) => ctx.store.user_by_name(&name.key()).await?,
         Err(_) => None,
     };
     call.subject = user.as_ref().map(|user| user.id);
     let stored = user.as_ref().and_then(|user| user.password.clone());
-    let verdict = ctx.hasher.verify(req.password.clone(), stored).await;
-    // What was not evaluated was no guess.
-    let (attempt, verdict) = match verdict {
-        Ok(verdict) => (attempt, verdict),
-        Err(busy) => {
-            attempt.undecided(call.monotonic_ms);
-            return Err(OpError::Unavailable(busy.to_string().into()));
-        }
-    };
-
-    let needs_rehash = match verdict {
+    let needs_rehash = match verdict(ctx, &req.password, stored).await? {
         Verdict::Match { needs_rehash } => needs_rehash,
         Verdict::Mismatch | Verdict::Malformed => {
             return Err(match &user {
@@ -82,11 +89,16 @@ pub async fn login(ctx: &Ctx, call: &mut Call, req: Login) -> Result<Done, OpErr
     };
 
     let done = issue(ctx, call, &target.user, workspace).await?;
-    attempt.succeeded(call.monotonic_ms);
     if needs_rehash {
         rehash(ctx, call, &target.user, req.password).await;
     }
     Ok(done)
+}
+
+/// What the hash pool makes of a password; it costs the same whatever comes of it.
+async fn verdict(ctx: &Ctx, password: &Secret, stored: Option<PasswordHash>) -> Result<Verdict, OpError> {
+    let verdict = ctx.hasher.verify(password.clone(), stored).await;
+    verdict.map_err(|busy| OpError::Unavailable(busy.to_string().into()))
 }
 
 fn reserve<'c>(ctx: &'c Ctx, call: &Call, username: &str) -> Result<Permit<'c>, OpError> {
@@ -176,16 +188,13 @@ pub async fn change_password(ctx: &Ctx, call: &mut Call, req: ChangePassword) ->
     let target = load(ctx, &Who::Id(req.user)).await?.ok_or(Denial::ActorNotLive)?;
     call.place = Some(target.user.workspace.clone());
     let attempt = reserve(ctx, call, target.user.username.as_str())?;
-    match ctx.hasher.verify(req.password.clone(), target.user.password.clone()).await {
-        Ok(Verdict::Match { .. }) => {}
-        Ok(Verdict::Mismatch | Verdict::Malformed) => return Err(AuthFailure::WrongPassword.into()),
-        Err(busy) => {
-            attempt.undecided(call.monotonic_ms);
-            return Err(OpError::Unavailable(busy.to_string().into()));
-        }
-    }
-    check_alive(call, &target)?;
-    attempt.succeeded(call.monotonic_ms);
+    let verified = match verdict(ctx, &req.password, target.user.password.clone()).await {
+        Ok(Verdict::Match { .. }) => check_alive(call, &target).map_err(OpError::from),
+        Ok(Verdict::Mismatch | Verdict::Malformed) => Err(AuthFailure::WrongPassword.into()),
+        Err(error) => Err(error),
+    };
+    settle(call, attempt, &verified);
+    verified?;
     passwords::check_change(&req.password, &req.new_password).map_err(weak)?;
     let user = &target.user;
     check_password(ctx, &req.new_password, user.username.as_str(), &user.email).await?;
@@ -295,7 +304,7 @@ pub(super) async fn check_password(
     passwords::check_score(score).map_err(weak)
 }
 
-pub(super) async fn new_hash(ctx: &Ctx, password: Secret) -> Result<passwords::PasswordHash, OpError> {
+pub(super) async fn new_hash(ctx: &Ctx, password: Secret) -> Result<PasswordHash, OpError> {
     let hash = ctx.hasher.hash(ctx.entropy.bytes(), password).await;
     hash.map_err(|busy| OpError::Unavailable(busy.to_string().into()))
 }

@@ -9,7 +9,7 @@ use crate::crypto::{seal, tokens};
 use crate::ctx::Ctx;
 use crate::domain::key_ring::{KeyRing, KeyState, MAX_KEYS, RingError};
 use crate::error::{Noun, OpError};
-use crate::store::ReplaceKeyRing;
+use crate::store::{ReplaceKeyRing, StoreError};
 
 /// The public key that signs now, in PEM. It never creates one.
 ///
@@ -83,7 +83,7 @@ async fn replace(ctx: &Ctx, call: &mut Call, from: &KeyRing, to: &KeyRing) -> Re
         }
     }
     let answer = ctx.store.replace_key_ring(to).await;
-    let unknown = answer.as_ref().is_err_and(crate::store::StoreError::outcome_unknown);
+    let unknown = answer.as_ref().is_err_and(StoreError::outcome_unknown);
     if unknown || matches!(answer, Ok(ReplaceKeyRing::Replaced)) {
         for (kid, version) in &changes {
             call.changed(ChangeKind::SigningKey, kid, *version);
@@ -95,16 +95,25 @@ async fn replace(ctx: &Ctx, call: &mut Call, from: &KeyRing, to: &KeyRing) -> Re
     }
 }
 
-/// Whether the keys at rest open with the key-encryption key; nothing before the seeding.
+/// Why the keys at rest cannot be used.
+#[derive(Debug)]
+pub enum RingFault {
+    /// A key does not open: the wrong key-encryption key, or a damaged ring.
+    WrongKek(String),
+    Store(StoreError),
+}
+
+/// Whether the keys at rest open with the key-encryption key; before the seeding there are none.
 ///
 /// # Errors
-/// `Internal`, when a key does not open: the wrong key-encryption key, or a damaged store.
-pub async fn check_ring(ctx: &Ctx) -> Result<(), OpError> {
-    let Some(ring) = ctx.store.key_ring().await? else { return Ok(()) };
+/// As [`RingFault`] has them.
+pub async fn check_ring(ctx: &Ctx) -> Result<(), RingFault> {
+    let Some(ring) = ctx.store.key_ring().await.map_err(RingFault::Store)? else { return Ok(()) };
     let signs = |state| matches!(state, KeyState::Active | KeyState::Next);
     for key in ring.keys.iter().filter(|key| signs(key.state)) {
-        tokens::Signer::open(&ctx.kek, key)
-            .map_err(|_| OpError::Internal(format!("signing key {} does not open", key.kid)))?;
+        tokens::Signer::open(&ctx.kek, key).map_err(|_| {
+            RingFault::WrongKek(format!("signing key {} does not open with this key-encryption key", key.kid))
+        })?;
     }
     Ok(())
 }

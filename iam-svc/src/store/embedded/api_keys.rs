@@ -79,7 +79,8 @@ pub(super) fn insert(tx: &Tx<'_>, key: &ApiKey) -> Result<InsertApiKey, Fault> {
         return Ok(InsertApiKey::NameTaken);
     }
     let all = of_user(tx, key.user)?;
-    if all.len() >= MAX_KEYS_PER_USER && all.iter().filter(|other| alive(other)).count() >= MAX_KEYS_PER_USER {
+    if all.len() >= MAX_KEYS_PER_USER && all.iter().filter(|other| alive(other)).count() >= MAX_KEYS_PER_USER
+    {
         return Ok(InsertApiKey::TooMany);
     }
     if !alive(key) {
@@ -87,7 +88,9 @@ pub(super) fn insert(tx: &Tx<'_>, key: &ApiKey) -> Result<InsertApiKey, Fault> {
     }
     if by_id(tx, key.id)?.is_some() {
         let id = key.id.as_uuid();
-        return Err(At { table: "api_key_ids", key: id.as_bytes() }.corrupt("not written: the id exists already"));
+        return Err(
+            At { table: "api_key_ids", key: id.as_bytes() }.corrupt("not written: the id exists already")
+        );
     }
     if let Some(dead) = holder {
         remove(tx, &dead)?;
@@ -176,7 +179,9 @@ pub(super) fn verify(source: &impl Source) -> Result<(), Fault> {
         let named = names.get((user, key.name.as_str()))?.is_some_and(|found| found.value() == hash);
         let listed = by_user.get((user, id))?.is_some_and(|found| found.value() == hash);
         if !(by_id && named && listed && users::by_id(source, key.user)?.is_some()) {
-            return Err(At { table: "api_keys", key: hash }.corrupt("an index, or the owner, does not know the key"));
+            return Err(
+                At { table: "api_keys", key: hash }.corrupt("an index, or the owner, does not know the key")
+            );
         }
         count += 1;
     }

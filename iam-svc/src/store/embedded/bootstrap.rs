@@ -5,8 +5,8 @@ use redb::{ReadableTable, ReadableTableMetadata};
 
 use super::codec::{self, At, BootstrapRow};
 use super::tables::{
-    API_KEY_IDS, API_KEY_NAMES, API_KEY_USE, API_KEYS, API_KEYS_BY_USER, Fault, NAMES, SINGLETONS, Source, Tx,
-    USERS, USERS_BY_ROLE, USERS_BY_WORKSPACE, WORKSPACES,
+    API_KEY_IDS, API_KEY_NAMES, API_KEY_USE, API_KEYS, API_KEYS_BY_USER, Fault, NAMES, SINGLETONS, Source,
+    Tx, USERS, USERS_BY_ROLE, USERS_BY_WORKSPACE, WORKSPACES,
 };
 use super::{api_keys, key_ring, users, workspaces};
 use crate::store::{InsertApiKey, InsertUser, Seed, SeedState, Seeded};

@@ -82,7 +82,11 @@ impl At<'_> {
 
     fn time(self, field: &str, ms: i64) -> Result<Timestamp, Fault> {
         let time = Timestamp::from_millis(ms);
-        if time.as_millis() == ms { Ok(time) } else { Err(self.corrupt(format_args!("{field}: out of range"))) }
+        if time.as_millis() == ms {
+            Ok(time)
+        } else {
+            Err(self.corrupt(format_args!("{field}: out of range")))
+        }
     }
 
     fn require(self, holds: bool, invariant: &str) -> Result<(), Fault> {
@@ -432,7 +436,10 @@ mod tests {
     fn row_under_another_key_is_corrupt() {
         let row = write_workspace(&workspace()).unwrap();
         let fault = read_workspace("other", &row).unwrap_err();
-        assert!(matches!(&fault, Fault::Corrupt { table: "workspaces", key, .. } if key == "other"), "{fault:?}");
+        assert!(
+            matches!(&fault, Fault::Corrupt { table: "workspaces", key, .. } if key == "other"),
+            "{fault:?}"
+        );
     }
 
     #[test]

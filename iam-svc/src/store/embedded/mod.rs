@@ -31,15 +31,17 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use iam_schema::{KeyId, Timestamp, UserId, WorkspaceId};
-use redb::{Builder, Database, DatabaseError, ReadTransaction, ReadableDatabase, StorageBackend, StorageError};
+use redb::{
+    Builder, Database, DatabaseError, ReadTransaction, ReadableDatabase, StorageBackend, StorageError,
+};
 use tokio::sync::watch;
 use tracing::instrument;
 
 pub use backend::WrapBackend;
 
 use super::{
-    DeleteApiKey, DeleteUser, InsertApiKey, InsertUser, InsertWorkspace, Page, Read, ReplaceKeyRing, RootRoles,
-    Seed, SeedState, Seeded, Store, StoreError, UpdateUser, UpdateWorkspace,
+    DeleteApiKey, DeleteUser, InsertApiKey, InsertUser, InsertWorkspace, Page, Read, ReplaceKeyRing,
+    RootRoles, Seed, SeedState, Seeded, Store, StoreError, UpdateUser, UpdateWorkspace,
 };
 use crate::domain::api_keys::{ApiKey, KeyHash};
 use crate::domain::key_ring::KeyRing;
@@ -173,7 +175,8 @@ impl EmbeddedStore {
         check_schema(&database, &path)?;
 
         let (openings, _) = watch::channel(0);
-        let shared = Shared { database: RwLock::new(database), watch: Mutex::new(watch), openings, file, _lock: lock };
+        let shared =
+            Shared { database: RwLock::new(database), watch: Mutex::new(watch), openings, file, _lock: lock };
         let shared = Arc::new(shared);
         let writer = Writer::start(Arc::clone(&shared), healthy).map_err(not_writable(&path))?;
         Ok(Self { writer, shared, root_roles: options.root_roles })
@@ -185,15 +188,16 @@ impl EmbeddedStore {
     /// # Errors
     /// `Corrupt` with the first row that cannot be true.
     pub fn verify(&self) -> Result<(), StoreError> {
-        self.shared.read(|snapshot| {
-            users::verify(snapshot)?;
-            workspaces::verify(snapshot)?;
-            api_keys::verify(snapshot)?;
-            key_ring::get(snapshot)?;
-            bootstrap::state(snapshot)?;
-            Ok(())
-        })
-        .map_err(Fault::into_store_error)
+        self.shared
+            .read(|snapshot| {
+                users::verify(snapshot)?;
+                workspaces::verify(snapshot)?;
+                api_keys::verify(snapshot)?;
+                key_ring::get(snapshot)?;
+                bootstrap::state(snapshot)?;
+                Ok(())
+            })
+            .map_err(Fault::into_store_error)
     }
 
     /// Runs a read on the calling task. One that fails for the file's sake is tried once more after the
@@ -379,7 +383,8 @@ fn create(dir: &Path, options: &Options) -> Result<(), OpenFault> {
         Ok(()) | Err(_) => {}
     }
     let file = DataFile { disk: Arc::new(open_file(&new, true)?), wrap: options.wrap.clone() };
-    let database = open_database(Watched { inner: file.backend(), watch: Arc::default() }, Check::AfterCrash)?;
+    let database =
+        open_database(Watched { inner: file.backend(), watch: Arc::default() }, Check::AfterCrash)?;
     migrate(&database, 0)?;
     drop(database);
     file.disk.sync_all()?;
@@ -487,7 +492,11 @@ impl Store for EmbeddedStore {
     }
 
     #[instrument(name = "store.workspaces.update", level = "debug", skip_all)]
-    async fn update_workspace(&self, from: &Workspace, to: &Workspace) -> Result<UpdateWorkspace, StoreError> {
+    async fn update_workspace(
+        &self,
+        from: &Workspace,
+        to: &Workspace,
+    ) -> Result<UpdateWorkspace, StoreError> {
         let (roles, from, to) = (Arc::clone(&self.root_roles), from.clone(), to.clone());
         self.write(move |tx| workspaces::update(tx, &roles, &from, &to)).await
     }

@@ -22,7 +22,8 @@ pub(super) const USERS: TableDefinition<Id, Row> = TableDefinition::new("users")
 /// Who holds a name: the lower-case username to the user's id.
 pub(super) const NAMES: TableDefinition<&str, Id> = TableDefinition::new("names");
 /// Who is at home in a workspace.
-pub(super) const USERS_BY_WORKSPACE: TableDefinition<(&str, Id), ()> = TableDefinition::new("users_by_workspace");
+pub(super) const USERS_BY_WORKSPACE: TableDefinition<(&str, Id), ()> =
+    TableDefinition::new("users_by_workspace");
 /// Who has a role, whatever the role is worth under the policy in force: a new policy needs no rebuild.
 pub(super) const USERS_BY_ROLE: TableDefinition<(&str, Id), ()> = TableDefinition::new("users_by_role");
 /// Workspaces by id.

@@ -58,7 +58,9 @@ pub(super) fn update(
         && to.epoch >= stored.epoch;
     if !fits {
         let at = At { table: "workspaces", key: from.id.as_str().as_bytes() };
-        return Err(at.corrupt("not written: id, creation time, version or epoch do not follow the stored ones"));
+        return Err(
+            at.corrupt("not written: id, creation time, version or epoch do not follow the stored ones")
+        );
     }
     // The users' own records stay: those of an older epoch count as disabled from here on.
     let takes_all = stored.enabled && (!to.enabled || to.epoch > stored.epoch);

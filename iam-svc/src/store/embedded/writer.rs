@@ -86,7 +86,8 @@ impl Writer {
             retry_at: Instant::now(),
         });
         let mut state = State { shared, illness };
-        let thread = std::thread::Builder::new().name("store".to_owned()).spawn(move || state.serve(waiting))?;
+        let thread =
+            std::thread::Builder::new().name("store".to_owned()).spawn(move || state.serve(waiting))?;
         Ok(Self { queue: Some(queue), thread: Some(thread) })
     }
 
@@ -141,11 +142,16 @@ struct State {
 enum Group {
     Committed,
     /// This command cannot be carried out; nothing of the group was kept.
-    Refused { index: usize, fault: Fault },
+    Refused {
+        index: usize,
+        fault: Fault,
+    },
     /// The file failed: what to tell every command.
     Failed(StoreError),
     /// This command met damage that redb does not survive; nothing of the group was kept.
-    Damaged { index: usize },
+    Damaged {
+        index: usize,
+    },
 }
 
 impl State {
@@ -225,7 +231,9 @@ impl State {
             (Err(_), None) if self.shared.watch().may_be_committed() => {
                 Group::Failed(StoreError::OutcomeUnknown("a commit met a damaged page".to_owned()))
             }
-            (Err(_), None) => Group::Failed(StoreError::Unavailable("a commit met a damaged page".to_owned())),
+            (Err(_), None) => {
+                Group::Failed(StoreError::Unavailable("a commit met a damaged page".to_owned()))
+            }
         }
     }
 

@@ -1,0 +1,652 @@
+//! NATS: connections, front threads, and what of the protocol happens on the bus and not in a request.
+//!
+//! - [`front`]: requests in, replies out
+//! - [`changes`]: change events, published and followed
+//! - [`discovery`]: what `nats micro` asks
+//! - [`audit`]: audit events
+//!
+//! Threads: each front has its own, with a runtime, a connection a plane, and subscriptions of its own. Whatever
+//! waits or takes long runs on the runtime that [`Bus::start`] was called on, and so does what is in no hurry:
+//! heartbeats, audit, discovery, on one more connection.
+
+mod front;
+
+mod changes;
+
+mod audit;
+mod discovery;
+
+use std::collections::BTreeSet;
+use std::future::Future;
+use std::panic::AssertUnwindSafe;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use async_nats::connection::State;
+use async_nats::{Client, ConnectOptions, Event, ServerError};
+use iam_schema::audit::AuditEvent;
+use iam_schema::changes::HEARTBEAT_MS;
+use iam_schema::subject::{Plane, Subjects};
+use tokio::runtime::Handle;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+
+use self::audit::{Auditor, Stream};
+use self::changes::{Outgoing, Publisher};
+use self::discovery::Discovery;
+use self::front::Front;
+use crate::clock::Clock;
+use crate::config::{AuditStream, Nats, NatsAuth};
+use crate::ctx::Ctx;
+use crate::dispatch::Dispatch;
+use crate::exit::{Cause, Exit};
+use crate::telemetry::{Connection, Metrics};
+
+/// How many messages a subscription holds. The client library drops what comes beyond, without a word. In one go
+/// it reads up to 8 MiB (128 reads of 64 KiB), some 80,000 of the smallest requests, before a front has its turn.
+const SUBSCRIPTION_CAPACITY: usize = 128 * 1024;
+/// The most requests a plane that are worked on behind the fronts. It bounds memory: each holds a payload of up
+/// to 256 KiB, and what they wait for, the store and the hash pool, has far shorter queues of its own. One bound
+/// a plane, so that a flood on the API plane leaves the service plane its share.
+const MAX_LATER: usize = 512;
+/// How often a server is asked whether it is still there. After two questions without an answer the connection
+/// counts as lost.
+const PING: Duration = Duration::from_secs(5);
+/// How long one attempt to connect may take.
+const CONNECT: Duration = Duration::from_secs(5);
+/// The pause between attempts to connect at start.
+const CONNECT_PAUSE: Duration = Duration::from_millis(250);
+/// The longest pause between attempts to reconnect.
+const MAX_RECONNECT_PAUSE: Duration = Duration::from_secs(2);
+/// The shortest time between two heartbeats, whoever asks for more.
+const MIN_HEARTBEAT: Duration = Duration::from_millis(100);
+/// How often summaries of allows are published. Source: protocol section 9.
+const SUMMARIES: Duration = Duration::from_secs(10);
+/// The shortest time between two log lines about the same thing.
+const LOG_GATE: Duration = Duration::from_secs(5);
+/// What is kept of the time to drain for the last bytes, after all requests are answered.
+const LAST_BYTES: Duration = Duration::from_secs(2);
+
+/// What the bus is made of.
+#[derive(Debug)]
+pub struct Parts {
+    pub nats: Nats,
+    pub subjects: Subjects,
+    pub front_threads: usize,
+    pub audit_stream: AuditStream,
+    pub ctx: Arc<Ctx>,
+    pub dispatch: Arc<Dispatch>,
+    pub metrics: Arc<Metrics>,
+    pub audit_events: mpsc::Receiver<AuditEvent>,
+}
+
+/// Where the fronts are in their lives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    Serving,
+    /// Take no more requests, answer those that were taken.
+    Draining,
+    /// Send what is left, and end.
+    Closing,
+}
+
+/// What fronts and workers share.
+#[derive(Debug)]
+struct Shared {
+    nats: Nats,
+    subjects: Subjects,
+    ctx: Arc<Ctx>,
+    clock: Arc<dyn Clock>,
+    dispatch: Arc<Dispatch>,
+    metrics: Arc<Metrics>,
+    publisher: Publisher,
+    /// One for each front. The first front's connection is the replica's publisher.
+    outboxes: Vec<mpsc::UnboundedSender<Outgoing>>,
+    backend: Handle,
+    later: [Arc<Semaphore>; 2],
+    /// Fronts that have reconnected and do not know yet whether they missed an event.
+    unsettled: Mutex<BTreeSet<usize>>,
+    instances: AtomicUsize,
+    links: Mutex<Vec<Arc<Link>>>,
+    standing: AtomicBool,
+    draining: AtomicBool,
+    /// When attempts to connect at start end.
+    deadline: Instant,
+}
+
+impl Shared {
+    /// A permit to work on a request behind the fronts, if there is one.
+    fn permit(&self, plane: Plane) -> Option<OwnedSemaphorePermit> {
+        self.later.get(plane as usize).and_then(|later| later.clone().try_acquire_owned().ok())
+    }
+
+    /// A front says whether it knows of every event. The cache is used only while all of them do.
+    fn trust(&self, front: usize, settled: bool) {
+        let mut unsettled = self.unsettled.lock().unwrap_or_else(PoisonError::into_inner);
+        if settled {
+            unsettled.remove(&front);
+        } else {
+            unsettled.insert(front);
+        }
+        // Under the lock, so that the last word is the right one.
+        self.dispatch.trust_cache(unsettled.is_empty());
+    }
+
+    /// Divides the budget of failed logins by the instances that are heard.
+    fn throttle_for(&self, instances: usize) {
+        if self.instances.swap(instances, Ordering::Relaxed) != instances {
+            self.ctx.throttle.set_instances(instances);
+        }
+    }
+
+    /// Connects, and tries again until the start-up time-out. A connection that was made is kept up for ever.
+    async fn connect(&self, connection: Connection, front: usize) -> Result<Client, String> {
+        let link = Arc::new(Link::new(connection, front, self.metrics.clone()));
+        let options = options(&self.nats, link.clone()).map_err(|e| e.to_string())?;
+        let mut said = String::new();
+        loop {
+            match options.clone().connect(self.nats.servers.as_slice()).await {
+                Ok(client) => {
+                    link.client.get_or_init(|| client.clone());
+                    self.links.lock().unwrap_or_else(PoisonError::into_inner).push(link);
+                    return Ok(client);
+                }
+                Err(error) => {
+                    let reason = format!("cannot connect to NATS: {error}");
+                    if Instant::now() + CONNECT_PAUSE >= self.deadline {
+                        return Err(reason);
+                    }
+                    if reason != said {
+                        tracing::warn!(reason, "trying on");
+                        said = reason;
+                    }
+                    tokio::time::sleep(CONNECT_PAUSE).await;
+                }
+            }
+        }
+    }
+
+    /// Why we are not ready.
+    fn problem(&self) -> Option<String> {
+        if self.draining.load(Ordering::Relaxed) {
+            return Some("draining".to_owned());
+        }
+        if !self.standing.load(Ordering::Relaxed) {
+            return Some("subscriptions do not stand yet".to_owned());
+        }
+        let links = self.links.lock().unwrap_or_else(PoisonError::into_inner);
+        links.iter().find_map(|link| link.problem())
+    }
+
+    /// Whether what we publish leaves at once.
+    fn publisher_connected(&self) -> bool {
+        let links = self.links.lock().unwrap_or_else(PoisonError::into_inner);
+        links.iter().any(|link| link.front == 0 && link.connection == Connection::Service && link.connected())
+    }
+}
+
+/// A connection, as its events tell of it.
+#[derive(Debug)]
+struct Link {
+    connection: Connection,
+    front: usize,
+    metrics: Arc<Metrics>,
+    client: std::sync::OnceLock<Client>,
+    lost: AtomicBool,
+    /// The server's word on a subscription that it does not allow.
+    refused: Mutex<Option<String>>,
+    gate: Mutex<LogGate>,
+}
+
+impl Link {
+    fn new(connection: Connection, front: usize, metrics: Arc<Metrics>) -> Self {
+        Self {
+            connection,
+            front,
+            metrics,
+            client: std::sync::OnceLock::new(),
+            lost: AtomicBool::new(false),
+            refused: Mutex::default(),
+            gate: Mutex::default(),
+        }
+    }
+
+    fn connected(&self) -> bool {
+        self.client.get().is_some_and(|client| client.connection_state() == State::Connected)
+    }
+
+    /// The API plane's connection can be cut by whoever may publish there, and discovery is a comfort: neither
+    /// makes the replica less ready, unless the server refuses what they need.
+    fn problem(&self) -> Option<String> {
+        if self.connection == Connection::House {
+            return None;
+        }
+        if let Some(refused) = self.refused.lock().unwrap_or_else(PoisonError::into_inner).as_ref() {
+            return Some(format!("NATS refuses: {refused}"));
+        }
+        let cut = self.connection == Connection::Service && !self.connected();
+        cut.then(|| "not connected to NATS".to_owned())
+    }
+
+    /// Notes what happened to the connection. Each change of state is logged once, and no more often than the
+    /// gate lets through: the connection of the API plane can be cut as often as somebody likes.
+    fn event(&self, event: Event) {
+        let name = self.connection.as_str();
+        let opens = || self.gate.lock().unwrap_or_else(PoisonError::into_inner).opens();
+        match event {
+            Event::Connected => {
+                if self.lost.swap(false, Ordering::Relaxed) {
+                    *self.refused.lock().unwrap_or_else(PoisonError::into_inner) = None;
+                    self.metrics.reconnected(self.connection);
+                    tracing::debug!(connection = name, front = self.front, "connected to NATS again");
+                }
+            }
+            Event::Disconnected => {
+                self.lost.store(true, Ordering::Relaxed);
+                if opens() {
+                    tracing::warn!(
+                        connection = name,
+                        front = self.front,
+                        "connection to NATS lost: reconnecting"
+                    );
+                }
+            }
+            Event::SlowConsumer(_) => {
+                self.metrics.slow_consumer(self.connection);
+                if opens() {
+                    tracing::error!(
+                        connection = name,
+                        front = self.front,
+                        "messages were lost: too many at once"
+                    );
+                }
+            }
+            Event::ServerError(ServerError::Other(text)) => {
+                tracing::error!(connection = name, front = self.front, error = text, "NATS server error");
+                if text.to_ascii_lowercase().contains("permissions violation for subscription") {
+                    *self.refused.lock().unwrap_or_else(PoisonError::into_inner) = Some(text);
+                }
+            }
+            Event::ServerError(error) => {
+                if opens() {
+                    tracing::error!(connection = name, front = self.front, %error, "NATS server error");
+                }
+            }
+            Event::LameDuckMode => tracing::info!(connection = name, "NATS server is about to end"),
+            Event::ClientError(error) => {
+                tracing::debug!(connection = name, front = self.front, %error, "cannot reconnect yet");
+            }
+            Event::Draining | Event::Closed => {}
+        }
+    }
+}
+
+/// Lets a log line through now and then.
+#[derive(Debug, Default)]
+struct LogGate {
+    last: Option<Instant>,
+}
+
+impl LogGate {
+    fn opens(&mut self) -> bool {
+        let now = Instant::now();
+        let opens = self.last.is_none_or(|last| now - last >= LOG_GATE);
+        if opens {
+            self.last = Some(now);
+        }
+        opens
+    }
+}
+
+/// How to connect.
+fn options(nats: &Nats, link: Arc<Link>) -> std::io::Result<ConnectOptions> {
+    // Whoever may publish on the API plane can cut that connection: it comes back fast, but not in a tight loop.
+    let first_pause = match link.connection {
+        Connection::Api => Duration::from_millis(20),
+        Connection::Service | Connection::House => Duration::ZERO,
+    };
+    let name = format!("iam-svc {} {}", link.connection.as_str(), link.front);
+    let mut options = ConnectOptions::new()
+        .name(name)
+        .custom_inbox_prefix(&nats.inbox_prefix)
+        .subscription_capacity(SUBSCRIPTION_CAPACITY)
+        .connection_timeout(CONNECT)
+        .ping_interval(PING)
+        .max_reconnects(None)
+        .reconnect_delay_callback(move |attempts| {
+            let doubled = 1u64.checked_shl(u32::try_from(attempts).unwrap_or(u32::MAX)).unwrap_or(u64::MAX);
+            let pause =
+                if attempts <= 1 { first_pause } else { Duration::from_millis(doubled.saturating_mul(5)) };
+            pause.min(MAX_RECONNECT_PAUSE)
+        })
+        .event_callback(move |event| {
+            link.event(event);
+            std::future::ready(())
+        });
+    options = match &nats.auth {
+        NatsAuth::None => options,
+        NatsAuth::Credentials(text) => options.credentials(text.expose())?,
+        NatsAuth::Nkey(seed) => options.nkey(seed.expose().trim().to_owned()),
+        NatsAuth::Password { user, password } => {
+            options.user_and_password(user.clone(), password.expose().to_owned())
+        }
+        NatsAuth::Token(token) => options.token(token.expose().to_owned()),
+    };
+    if let Some(ca) = &nats.tls_ca {
+        options = options.add_root_certificates(ca.clone()).require_tls(true);
+    }
+    if let Some((cert, key)) = &nats.tls_client {
+        options = options.add_client_certificate(cert.clone(), key.clone()).require_tls(true);
+    }
+    Ok(options)
+}
+
+/// Connects once and says hello, for `iam-svc check`.
+///
+/// # Errors
+/// In words, when that does not work.
+pub async fn probe(nats: &Nats) -> Result<(), String> {
+    let link = Arc::new(Link::new(Connection::House, 0, Arc::new(Metrics::new())));
+    let options = options(nats, link).map_err(|e| e.to_string())?;
+    let client = options.connect(nats.servers.as_slice()).await.map_err(|e| e.to_string())?;
+    client.flush().await.map_err(|e| e.to_string())
+}
+
+/// Connects, publishes, and makes sure that the server has it; for what runs without the bus.
+///
+/// # Errors
+/// In words, when that does not work.
+pub async fn publish_once(
+    nats: &Nats,
+    messages: impl IntoIterator<Item = (String, Vec<u8>)>,
+) -> Result<(), String> {
+    let link = Arc::new(Link::new(Connection::House, 0, Arc::new(Metrics::new())));
+    let options = options(nats, link).map_err(|e| e.to_string())?;
+    let client = options.connect(nats.servers.as_slice()).await.map_err(|e| e.to_string())?;
+    for (subject, payload) in messages {
+        client.publish(subject, payload.into()).await.map_err(|e| e.to_string())?;
+    }
+    client.flush().await.map_err(|e| e.to_string())
+}
+
+/// What readiness asks of the bus.
+#[derive(Debug, Clone)]
+pub struct Status(Arc<Shared>);
+
+impl Status {
+    /// Why requests are not answered, or `None` if they are.
+    pub fn problem(&self) -> Option<String> {
+        self.0.problem()
+    }
+}
+
+/// The running bus.
+#[derive(Debug)]
+pub struct Bus {
+    shared: Arc<Shared>,
+    phase: watch::Sender<Phase>,
+    drained: Vec<oneshot::Receiver<()>>,
+    ended: mpsc::UnboundedReceiver<Result<(), String>>,
+    house: Client,
+    heart: JoinHandle<()>,
+    discovery: JoinHandle<()>,
+    auditor: JoinHandle<()>,
+    stop_auditor: oneshot::Sender<Instant>,
+}
+
+impl Bus {
+    /// Connects, subscribes, and begins to answer. Returns when the server has all subscriptions in place.
+    ///
+    /// # Errors
+    /// `Unreachable` when that is not so by `deadline`, with what stood in the way; or when a required audit
+    /// stream is not there.
+    pub async fn start(parts: Parts, deadline: Instant) -> Result<Self, Exit> {
+        let Parts { nats, subjects, front_threads, audit_stream, ctx, dispatch, metrics, audit_events } =
+            parts;
+        let unreachable = |reason: String| Exit::new(Cause::Unreachable, reason);
+        let fronts = front_threads.max(1);
+        let (outboxes, inboxes): (Vec<_>, Vec<_>) = (0..fronts).map(|_| mpsc::unbounded_channel()).unzip();
+        let Some(first) = outboxes.first().cloned() else {
+            return Err(Exit::new(Cause::Internal, "no front"));
+        };
+        let instance = uuid::Builder::from_random_bytes(ctx.entropy.bytes()).into_uuid().to_string();
+        let shared = Arc::new(Shared {
+            clock: ctx.clock.clone(),
+            publisher: Publisher::new(instance.clone(), first, ctx.clock.clone(), metrics.clone()),
+            nats,
+            subjects,
+            ctx,
+            dispatch,
+            metrics,
+            outboxes,
+            backend: Handle::current(),
+            later: [(); 2].map(|()| Arc::new(Semaphore::new(MAX_LATER))),
+            unsettled: Mutex::default(),
+            instances: AtomicUsize::new(1),
+            links: Mutex::default(),
+            standing: AtomicBool::new(false),
+            draining: AtomicBool::new(false),
+            deadline,
+        });
+
+        let house = shared.connect(Connection::House, 0).await.map_err(unreachable)?;
+        let stream = match audit_stream {
+            AuditStream::Off => Stream::Off,
+            AuditStream::Auto => Stream::Wanted,
+            AuditStream::Require => {
+                require_stream(&house, &shared).await.map_err(unreachable)?;
+                Stream::There
+            }
+        };
+
+        let (phase, _) = watch::channel(Phase::Serving);
+        let (end, mut ended) = mpsc::unbounded_channel();
+        let mut standing = Vec::new();
+        let mut drained = Vec::new();
+        for (index, outbox) in inboxes.into_iter().enumerate() {
+            let (stands, stand) = oneshot::channel();
+            let (drains, drain) = oneshot::channel();
+            standing.push(stand);
+            drained.push(drain);
+            let front = FrontThread {
+                shared: shared.clone(),
+                index,
+                outbox,
+                phase: phase.subscribe(),
+                standing: stands,
+                drained: drains,
+            };
+            front
+                .spawn(end.clone())
+                .map_err(|e| Exit::new(Cause::Internal, format!("cannot start a thread: {e}")))?;
+        }
+        let heart = tokio::spawn(heart(shared.clone()));
+        let all_stand = async {
+            for stand in standing {
+                // A front that ends without having stood is reported by `ended`.
+                if stand.await.is_err() {
+                    std::future::pending::<()>().await;
+                }
+            }
+        };
+        tokio::select! {
+            () = nudged(&shared, all_stand) => {}
+            front = ended.recv() => {
+                let reason = match front {
+                    Some(Err(reason)) => reason,
+                    Some(Ok(())) | None => "a front ended at once".to_owned(),
+                };
+                return Err(unreachable(reason));
+            }
+            () = tokio::time::sleep_until(deadline) => {
+                let reason = shared.problem().unwrap_or_default();
+                let hint = "our own heartbeat was not heard: may this client publish and subscribe";
+                return Err(unreachable(format!("{reason}; {hint} `{}`?", shared.subjects.changed())));
+            }
+        }
+        shared.standing.store(true, Ordering::Relaxed);
+        if let Some(problem) = shared.problem() {
+            return Err(unreachable(problem));
+        }
+
+        let discovery = Discovery {
+            instance: instance.clone(),
+            started: shared.publisher.started,
+            subjects: shared.subjects.clone(),
+            metrics: shared.metrics.clone(),
+        };
+        let questions = discovery.subscribe(&house).await.map_err(|e| unreachable(e.to_string()))?;
+        let _ = tokio::time::timeout(CONNECT, house.flush()).await;
+        let discovery = tokio::spawn(discovery.answer_all(house.clone(), questions));
+        let auditor = Auditor {
+            client: house.clone(),
+            subjects: shared.subjects.clone(),
+            producer: format!("iam-svc/{instance}"),
+            stream,
+            metrics: shared.metrics.clone(),
+        };
+        let (stop_auditor, stop) = oneshot::channel();
+        let auditor = tokio::spawn(auditor.run(audit_events, stop));
+        Ok(Self { shared, phase, drained, ended, house, heart, discovery, auditor, stop_auditor })
+    }
+
+    /// For the health endpoints.
+    pub fn status(&self) -> Status {
+        Status(self.shared.clone())
+    }
+
+    /// The id of this start, as in events and discovery.
+    pub fn instance(&self) -> &str {
+        &self.shared.publisher.instance
+    }
+
+    /// Waits until a front ends by itself, which it should not: the process would be deaf.
+    pub async fn failed(&mut self) -> String {
+        match self.ended.recv().await {
+            Some(Err(reason)) => reason,
+            Some(Ok(())) | None => "a front ended unasked".to_owned(),
+        }
+    }
+
+    /// Takes no more requests, answers those that were taken, publishes what is to be published, and says
+    /// goodbye; all of it by `deadline`, or what then is left is logged.
+    pub async fn drain(mut self, deadline: Instant) {
+        self.shared.draining.store(true, Ordering::Relaxed);
+        self.discovery.abort();
+        self.phase.send_replace(Phase::Draining);
+        let answered = async {
+            for drained in self.drained {
+                let _ = drained.await;
+            }
+            // All permits are back when all work behind the fronts is done, and its replies are in the outboxes.
+            for later in &self.shared.later {
+                let _ = later.acquire_many(u32::try_from(MAX_LATER).unwrap_or(u32::MAX)).await;
+            }
+        };
+        let until = deadline.checked_sub(LAST_BYTES).unwrap_or(deadline);
+        if tokio::time::timeout_at(until, answered).await.is_err() {
+            let left: usize =
+                self.shared.later.iter().map(|later| MAX_LATER - later.available_permits()).sum();
+            tracing::error!(left, "requests were not answered in time");
+        }
+        self.heart.abort();
+        self.shared.publisher.bye();
+        self.phase.send_replace(Phase::Closing);
+        self.shared.dispatch.flush_summaries();
+        self.shared.dispatch.write_last_used().await;
+        let _ = self.stop_auditor.send(deadline);
+        let closed = async {
+            let fronts = self.shared.outboxes.len();
+            for _ in 0..fronts {
+                if let Some(Err(reason)) = self.ended.recv().await {
+                    tracing::error!(reason, "a front ended badly");
+                }
+            }
+            let _ = self.auditor.await;
+            let _ = self.house.flush().await;
+        };
+        if tokio::time::timeout_at(deadline, closed).await.is_err() {
+            tracing::error!("not everything was sent in time");
+        }
+    }
+}
+
+/// What a front's thread is given.
+struct FrontThread {
+    shared: Arc<Shared>,
+    index: usize,
+    outbox: mpsc::UnboundedReceiver<Outgoing>,
+    phase: watch::Receiver<Phase>,
+    standing: oneshot::Sender<()>,
+    drained: oneshot::Sender<()>,
+}
+
+impl FrontThread {
+    /// Runs the front in its thread, and tells how it ended; also when it panicked.
+    fn spawn(self, ended: mpsc::UnboundedSender<Result<(), String>>) -> std::io::Result<()> {
+        let name = format!("iam-front-{}", self.index);
+        std::thread::Builder::new().name(name).spawn(move || {
+            let result = std::panic::catch_unwind(AssertUnwindSafe(|| self.run()));
+            // Nobody listens any more when the start was given up.
+            let _ = ended.send(result.unwrap_or_else(|_| Err("a front panicked".to_owned())));
+        })?;
+        Ok(())
+    }
+
+    fn run(self) -> Result<(), String> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let runtime = runtime.map_err(|e| format!("cannot make a runtime: {e}"))?;
+        let Self { shared, index, outbox, phase, standing, drained } = self;
+        runtime.block_on(tokio::task::unconstrained(async {
+            Front::open(shared, index, outbox, standing).await?.run(phase, drained).await
+        }))
+    }
+}
+
+/// Asks for heartbeats until `done`, so that a start need not wait for the next regular one.
+async fn nudged(shared: &Shared, done: impl Future<Output = ()>) {
+    let mut done = std::pin::pin!(done);
+    while tokio::time::timeout(MIN_HEARTBEAT, &mut done).await.is_err() {
+        shared.publisher.nudge.notify_one();
+    }
+}
+
+/// Publishes heartbeats and summaries of allows, and writes when keys were last used, each in its time.
+async fn heart(shared: Arc<Shared>) {
+    let regular = Duration::from_millis(u64::try_from(HEARTBEAT_MS).unwrap_or(2_000));
+    let mut beat = tokio::time::interval(regular);
+    let mut summaries = tokio::time::interval(SUMMARIES);
+    beat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    summaries.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            _ = summaries.tick() => {
+                shared.dispatch.flush_summaries();
+                shared.dispatch.write_last_used().await;
+                continue;
+            }
+            _ = beat.tick() => {}
+            () = shared.publisher.nudge.notified() => {}
+        }
+        // While the connection is cut they would pile up, and tell old news when it stands again.
+        if shared.publisher_connected() {
+            shared.publisher.heartbeat();
+        }
+        tokio::time::sleep(MIN_HEARTBEAT).await;
+    }
+}
+
+/// Tries for the audit stream until the start-up time-out.
+async fn require_stream(house: &Client, shared: &Shared) -> Result<(), String> {
+    loop {
+        match audit::ensure_stream(house, &shared.subjects).await {
+            Ok(()) => return Ok(()),
+            Err(reason) if Instant::now() + CONNECT_PAUSE >= shared.deadline => {
+                return Err(format!("--audit-stream require: {reason}"));
+            }
+            Err(_) => tokio::time::sleep(CONNECT_PAUSE).await,
+        }
+    }
+}

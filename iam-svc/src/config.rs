@@ -1,0 +1,755 @@
+//! The settings of the program: read from flags, environment and a file, checked, and given types.
+//!
+//! One table names every setting; flags, environment variables, names in the file and `--help` all follow from
+//! it. A flag beats the environment, the environment beats the file. Faults are gathered and reported together,
+//! each with the setting and where its value came from. Secrets come by file or environment, never by flag.
+
+mod arguments;
+mod kek;
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::fmt;
+use std::fs;
+use std::io;
+use std::net::SocketAddr;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::sync::Arc;
+
+use async_nats::ServerAddr;
+use iam_schema::Secret;
+use iam_schema::subject::Subjects;
+use serde::Deserialize;
+
+pub use self::arguments::{Arguments, Command};
+use self::arguments::{SETTINGS, environment_name};
+pub use self::kek::{IfMissing, KekFault, KekSource};
+use crate::crypto::seal::Kek;
+use crate::ctx::{BootstrapMode, Settings};
+use crate::domain::policy::{Policy, PolicySource, RoleSource};
+
+/// The shortest grace period of a replaced signing key, in seconds.
+///
+/// Source: protocol section 3, rotate-signing-key.
+const MIN_GRACE_S: i64 = 3_600;
+/// The longest life of a token and of a grace period, in seconds: a year. Longer is a slip of the pen.
+const MAX_LIFETIME_S: i64 = 366 * 86_400;
+/// The longest time for which a decision may be cached, in seconds.
+const MAX_DECISION_TTL_S: u32 = 3_600;
+/// The most front threads: each holds two connections.
+const MAX_FRONT_THREADS: usize = 64;
+/// The most threads that hash passwords.
+const MAX_HASH_THREADS: usize = 256;
+/// The largest file that a setting may name, in bytes.
+const MAX_FILE: u64 = 1024 * 1024;
+
+/// All that the program needs to know to run.
+#[derive(Debug)]
+pub struct Config {
+    pub nats: Nats,
+    pub subjects: Subjects,
+    /// Where the embedded store keeps its files.
+    pub data_dir: PathBuf,
+    pub kek: KekSource,
+    pub policy: Arc<Policy>,
+    pub settings: Settings,
+    pub audit_stream: AuditStream,
+    /// Where `/livez`, `/readyz` and `/metrics` are served; `None` for `off`.
+    pub http: Option<SocketAddr>,
+    pub front_threads: usize,
+    pub hash_threads: usize,
+    /// A filter in the form of `tracing_subscriber::EnvFilter`.
+    pub log: String,
+}
+
+/// How to reach NATS, and as whom.
+#[derive(Debug, Clone)]
+pub struct Nats {
+    pub servers: Vec<ServerAddr>,
+    pub auth: NatsAuth,
+    pub tls_ca: Option<PathBuf>,
+    /// Certificate and key.
+    pub tls_client: Option<(PathBuf, PathBuf)>,
+    /// Where replies to our own requests come in: permissions are given by it.
+    pub inbox_prefix: String,
+}
+
+/// As whom we speak to NATS.
+#[derive(Debug, Clone)]
+pub enum NatsAuth {
+    None,
+    /// The contents of a credentials file: a JWT and the seed that signs for it.
+    Credentials(Secret),
+    /// The seed of an nkey.
+    Nkey(Secret),
+    Password {
+        user: String,
+        password: Secret,
+    },
+    Token(Secret),
+}
+
+/// What to do about the stream that keeps audit events.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AuditStream {
+    /// Create it where we may; do without it elsewhere, and say so.
+    Auto,
+    /// Refuse to start without it.
+    Require,
+    Off,
+}
+
+/// Something wrong with a setting.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fault {
+    /// The name of the setting, without dashes before it.
+    pub setting: String,
+    origin: Origin,
+    pub rule: String,
+}
+
+/// Where a value came from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Origin {
+    Flag,
+    Environment(String),
+    File(PathBuf),
+    Default,
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.origin {
+            Origin::Flag | Origin::Default => write!(f, "--{}: {}", self.setting, self.rule),
+            Origin::Environment(name) => write!(f, "{name} (--{}): {}", self.setting, self.rule),
+            Origin::File(path) => write!(f, "`{}` in {}: {}", self.setting, path.display(), self.rule),
+        }
+    }
+}
+
+/// The environment, as a function so that tests need none: name to value.
+pub type Environment<'e> = &'e dyn Fn(&str) -> Option<OsString>;
+
+/// A value and where it came from.
+#[derive(Debug, Clone)]
+struct Given {
+    text: String,
+    origin: Origin,
+}
+
+/// Looks settings up in their three sources, and gathers what is wrong with them.
+struct Reader<'r> {
+    flags: &'r BTreeMap<&'static str, String>,
+    environment: Environment<'r>,
+    file: BTreeMap<String, String>,
+    path: PathBuf,
+    faults: Vec<Fault>,
+}
+
+impl Config {
+    /// Reads and checks all settings. Files that settings name are read as well, so that nothing can be found
+    /// missing later.
+    ///
+    /// # Errors
+    /// All faults at once, in the order of the settings.
+    pub fn read(arguments: &Arguments, environment: Environment<'_>) -> Result<Self, Vec<Fault>> {
+        let mut reader = Reader {
+            flags: &arguments.flags,
+            environment,
+            file: BTreeMap::new(),
+            path: PathBuf::new(),
+            faults: Vec::new(),
+        };
+        reader.read_file();
+        let config = reader.config(&arguments.command);
+        match config {
+            Some(config) if reader.faults.is_empty() => Ok(config),
+            _ => {
+                let place = |f: &Fault| SETTINGS.iter().position(|s| s.name == f.setting);
+                reader.faults.sort_by_key(place);
+                reader.faults.dedup();
+                Err(reader.faults)
+            }
+        }
+    }
+}
+
+impl Reader<'_> {
+    /// `None` only where a fault was noted.
+    fn config(&mut self, command: &Command) -> Option<Config> {
+        let nats = self.nats();
+        let subjects = self.parsed("subject-prefix", |text| Subjects::new(text).map_err(str::to_owned));
+        let store = self.parsed("store", |text| match text {
+            "embedded" => Ok(()),
+            "cassandra" => Err("this build has no `cassandra`, only `embedded`".to_owned()),
+            _ => Err("must be `embedded` or `cassandra`".to_owned()),
+        });
+        let data_dir = self.path("data-dir");
+        let kek = match self.secret("kek-file", Readers::OwnerAlone) {
+            Some((given, origin)) => match Kek::from_base64(&given) {
+                Ok(kek) => Some(KekSource::Given(kek)),
+                Err(rule) => self.fault("kek-file", origin, rule.to_string()),
+            },
+            None => Some(KekSource::DataDir),
+        };
+        let policy = self.policy();
+        let settings = self.settings(command);
+        let audit_stream = self.parsed("audit-stream", |text| match text {
+            "auto" => Ok(AuditStream::Auto),
+            "require" => Ok(AuditStream::Require),
+            "off" => Ok(AuditStream::Off),
+            _ => Err("must be `auto`, `require` or `off`".to_owned()),
+        });
+        let http = self.parsed("http-addr", |text| match text {
+            "off" => Ok(None),
+            _ => text.parse().map(Some).map_err(|_| "must be an IP address and a port, or `off`".to_owned()),
+        });
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let front_threads = self.number_or("front-threads", 1, MAX_FRONT_THREADS, (cores / 8).clamp(1, 8));
+        let hash_threads = self.number_or("hash-threads", 1, MAX_HASH_THREADS, (cores / 2).max(1));
+        let log = self.parsed("log", |text| {
+            let filter = tracing_subscriber::EnvFilter::try_new(text);
+            filter.map(|_| text.to_owned()).map_err(|e| e.to_string())
+        });
+        store?;
+        Some(Config {
+            nats: nats?,
+            subjects: subjects?,
+            data_dir: data_dir?,
+            kek: kek?,
+            policy: policy?,
+            settings: settings?,
+            audit_stream: audit_stream?,
+            http: http?,
+            front_threads: front_threads?,
+            hash_threads: hash_threads?,
+            log: log?,
+        })
+    }
+
+    fn nats(&mut self) -> Option<Nats> {
+        let servers = self.parsed("nats-url", |text| {
+            let servers: Result<Vec<ServerAddr>, _> = text.split(',').map(|url| url.trim().parse()).collect();
+            servers.map_err(|e| e.to_string())
+        });
+        let creds = self.file_text("nats-creds", Readers::Any);
+        let nkey = self.file_text("nats-nkey", Readers::OwnerAlone);
+        let user = self.given("nats-user");
+        let password = self.secret("nats-password-file", Readers::Any);
+        let token = self.secret("nats-token-file", Readers::Any);
+        let ways = [creds.is_some(), nkey.is_some(), user.is_some(), token.is_some()];
+        if ways.iter().filter(|given| **given).count() > 1 {
+            let origin = Origin::Flag;
+            let rule = "give only one of --nats-creds, --nats-nkey, --nats-user and --nats-token-file";
+            self.fault::<()>("nats-user", origin, rule);
+        }
+        let auth = match (creds, nkey, token, user, password) {
+            (Some((creds, _)), ..) => NatsAuth::Credentials(creds),
+            (_, Some((seed, _)), ..) => NatsAuth::Nkey(seed),
+            (_, _, Some((token, _)), ..) => NatsAuth::Token(token),
+            (.., Some(user), Some((password, _))) => NatsAuth::Password { user: user.text, password },
+            (.., Some(user), None) => {
+                self.fault::<()>("nats-user", user.origin, "needs --nats-password-file");
+                NatsAuth::None
+            }
+            (.., None, Some((_, origin))) => {
+                self.fault::<()>("nats-password-file", origin, "needs --nats-user");
+                NatsAuth::None
+            }
+            (.., None, None) => NatsAuth::None,
+        };
+        let tls_ca = self.readable("nats-tls-ca");
+        let (cert, key) = (self.readable("nats-tls-cert"), self.readable("nats-tls-key"));
+        let tls_client = match (cert, key) {
+            (Some(cert), Some(key)) => Some((cert, key)),
+            (None, None) => None,
+            _ => self.fault("nats-tls-cert", Origin::Flag, "a certificate and its key go together"),
+        };
+        let inbox_prefix = self.parsed("nats-inbox-prefix", |text| {
+            let token = |t: &str| {
+                !t.is_empty() && t.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-')
+            };
+            let fits = text.len() <= 128 && text.split('.').all(token);
+            if fits {
+                Ok(text.to_owned())
+            } else {
+                Err("must be tokens of A-Z a-z 0-9 _ - joined by dots".to_owned())
+            }
+        });
+        Some(Nats { servers: servers?, auth, tls_ca, tls_client, inbox_prefix: inbox_prefix? })
+    }
+
+    fn settings(&mut self, command: &Command) -> Option<Settings> {
+        let bootstrap = self.bootstrap(command);
+        let token_lifetime_s = self.number("token-lifetime-s", 1, MAX_LIFETIME_S);
+        let grace_period_s = self.number("grace-period-s", MIN_GRACE_S, MAX_LIFETIME_S);
+        if let (Some(lifetime), Some(grace)) = (token_lifetime_s, grace_period_s)
+            && grace < lifetime
+        {
+            let origin = self.given("grace-period-s").map_or(Origin::Default, |given| given.origin);
+            let rule = format!("must be at least the token lifetime, {lifetime}");
+            self.fault::<()>("grace-period-s", origin, rule);
+        }
+        let name = |text: &str| {
+            let fits = (1..=1024).contains(&text.len()) && !text.chars().any(char::is_control);
+            if fits { Ok(text.to_owned()) } else { Err("must be 1 to 1,024 printable characters".to_owned()) }
+        };
+        let issuer = self.parsed("issuer", name);
+        let audience = self.parsed("audience", name);
+        let allow_ttl_s = self.number("allow-ttl-s", 0, MAX_DECISION_TTL_S);
+        let deny_ttl_s = self.number("deny-ttl-s", 0, MAX_DECISION_TTL_S);
+        let anonymous_user = match self.given("anonymous-user") {
+            None => Some(None),
+            Some(given) => match given.text.parse() {
+                Ok(user) => Some(Some(user)),
+                Err(rule) => self.fault("anonymous-user", given.origin, rule),
+            },
+        };
+        let audit_allow_all = self.parsed("audit-allow", |text| match text {
+            "summary" => Ok(false),
+            "all" => Ok(true),
+            _ => Err("must be `summary` or `all`".to_owned()),
+        });
+        Some(Settings {
+            bootstrap: bootstrap?,
+            issuer: issuer?,
+            audience: audience?,
+            token_lifetime_s: token_lifetime_s?,
+            grace_period_s: grace_period_s?,
+            allow_ttl_s: allow_ttl_s?,
+            deny_ttl_s: deny_ttl_s?,
+            anonymous_user: anonymous_user?,
+            audit_allow_all: audit_allow_all?,
+        })
+    }
+
+    /// Source: protocol section 7.
+    fn bootstrap(&mut self, command: &Command) -> Option<BootstrapMode> {
+        let token = self.secret("bootstrap-token-file", Readers::Any);
+        let Some(mode) = self.given("bootstrap-mode") else {
+            // Recovery brings nobody in by bootstrap, so that it need not be told how.
+            if matches!(command, Command::RecoverAdmin { .. }) {
+                return Some(BootstrapMode::Bootstrap);
+            }
+            return self.fault("bootstrap-mode", Origin::Default, "must be chosen: `token` or `bootstrap`");
+        };
+        match (mode.text.as_str(), token) {
+            ("token", Some((token, origin))) => {
+                let bytes = token.expose().as_bytes();
+                let well_formed = bytes.iter().all(|b| b.is_ascii_alphanumeric() || *b == b'_' || *b == b'-');
+                if well_formed && (24..=256).contains(&bytes.len()) {
+                    Some(BootstrapMode::Token(token))
+                } else {
+                    let rule = "the token must be 24 to 256 characters of A-Z a-z 0-9 _ -";
+                    self.fault("bootstrap-token-file", origin, rule)
+                }
+            }
+            ("token", None) => {
+                self.fault("bootstrap-token-file", Origin::Default, "--bootstrap-mode token needs a token")
+            }
+            ("bootstrap", None) => Some(BootstrapMode::Bootstrap),
+            ("bootstrap", Some((_, origin))) => {
+                self.fault("bootstrap-token-file", origin, "--bootstrap-mode bootstrap takes no token")
+            }
+            _ => self.fault("bootstrap-mode", mode.origin, "must be `token` or `bootstrap`"),
+        }
+    }
+
+    fn policy(&mut self) -> Option<Arc<Policy>> {
+        let given = self.given("policy-file");
+        let (source, origin) = match given {
+            None => (PolicySource::default(), Origin::Default),
+            Some(given) => {
+                let text = match read_text(Path::new(&given.text)) {
+                    Ok(text) => text,
+                    Err(rule) => return self.fault("policy-file", given.origin, rule),
+                };
+                match toml::from_str::<PolicyFile>(text.expose()) {
+                    Ok(file) => (file.into_source(), given.origin),
+                    Err(e) => {
+                        return self.fault("policy-file", given.origin, e.to_string().trim().to_owned());
+                    }
+                }
+            }
+        };
+        match Policy::build(&source) {
+            Ok(policy) => Some(Arc::new(policy)),
+            Err(rules) => {
+                for rule in rules {
+                    self.fault::<()>("policy-file", origin.clone(), rule);
+                }
+                None
+            }
+        }
+    }
+
+    /// Reads the settings file, if one is named.
+    fn read_file(&mut self) {
+        let Some(given) = self.given("config") else { return };
+        self.path = PathBuf::from(&given.text);
+        let text = match read_text(&self.path) {
+            Ok(text) => text,
+            Err(rule) => return self.note("config", given.origin, rule),
+        };
+        let table: toml::Table = match toml::from_str(text.expose()) {
+            Ok(table) => table,
+            Err(e) => return self.note("config", given.origin, e.to_string().trim().to_owned()),
+        };
+        for (name, value) in table {
+            let origin = Origin::File(self.path.clone());
+            if !SETTINGS.iter().any(|s| s.name == name && name != "config") {
+                self.note(&name, origin, "no such setting");
+                continue;
+            }
+            match plain(value) {
+                Some(text) => {
+                    self.file.insert(name, text);
+                }
+                None => {
+                    self.note(&name, origin, "must be a string, an integer, a boolean or a list of strings")
+                }
+            }
+        }
+    }
+
+    /// The value of a setting without regard to its default. Empty text in the environment counts as absent:
+    /// that is how compose files and unit files write it.
+    fn given(&mut self, name: &'static str) -> Option<Given> {
+        if let Some(text) = self.flags.get(name) {
+            return Some(Given { text: text.clone(), origin: Origin::Flag });
+        }
+        let variable = environment_name(name);
+        if let Some(value) = (self.environment)(&variable).filter(|value| !value.is_empty()) {
+            let origin = Origin::Environment(variable);
+            return match value.into_string() {
+                Ok(text) => Some(Given { text, origin }),
+                Err(_) => self.fault(name, origin, "must be UTF-8"),
+            };
+        }
+        let text = self.file.get(name)?.clone();
+        Some(Given { text, origin: Origin::File(self.path.clone()) })
+    }
+
+    fn given_or_default(&mut self, name: &'static str) -> Option<Given> {
+        self.given(name).or_else(|| {
+            let setting = SETTINGS.iter().find(|s| s.name == name && !s.default.is_empty())?;
+            Some(Given { text: setting.default.to_owned(), origin: Origin::Default })
+        })
+    }
+
+    fn parsed<T>(&mut self, name: &'static str, parse: impl Fn(&str) -> Result<T, String>) -> Option<T> {
+        let given = self.given_or_default(name)?;
+        parse(&given.text).map_or_else(|rule| self.fault(name, given.origin, rule), Some)
+    }
+
+    fn number<T>(&mut self, name: &'static str, min: T, max: T) -> Option<T>
+    where
+        T: FromStr + PartialOrd + fmt::Display + Copy,
+    {
+        self.parsed(name, |text| match text.parse() {
+            Ok(n) if n >= min && n <= max => Ok(n),
+            _ => Err(format!("must be a whole number of {min} to {max}")),
+        })
+    }
+
+    fn number_or(&mut self, name: &'static str, min: usize, max: usize, default: usize) -> Option<usize> {
+        match self.given(name) {
+            Some(_) => self.number(name, min, max),
+            None => Some(default),
+        }
+    }
+
+    fn path(&mut self, name: &'static str) -> Option<PathBuf> {
+        self.given_or_default(name).map(|given| PathBuf::from(given.text))
+    }
+
+    /// The path of a file that is there and can be read.
+    fn readable(&mut self, name: &'static str) -> Option<PathBuf> {
+        let given = self.given(name)?;
+        match fs::File::open(&given.text) {
+            Ok(_) => Some(PathBuf::from(given.text)),
+            Err(e) => self.fault(name, given.origin, format!("cannot read {}: {e}", given.text)),
+        }
+    }
+
+    /// What stands in the file that a setting names.
+    fn file_text(&mut self, name: &'static str, readers: Readers) -> Option<(Secret, Origin)> {
+        let given = self.given(name)?;
+        let path = Path::new(&given.text);
+        match readers.check(path).and_then(|()| read_text(path)) {
+            Ok(text) if text.is_empty() => self.fault(name, given.origin, format!("{} is empty", given.text)),
+            Ok(text) => Some((text, given.origin)),
+            Err(rule) => self.fault(name, given.origin, rule),
+        }
+    }
+
+    /// A secret: from the file that the setting names, or itself in the environment.
+    fn secret(&mut self, name: &'static str, readers: Readers) -> Option<(Secret, Origin)> {
+        let variable = environment_name(name.strip_suffix("-file").unwrap_or(name));
+        let direct = (self.environment)(&variable).filter(|value| !value.is_empty());
+        let from_file = self.given(name);
+        match (direct, from_file) {
+            (Some(_), Some(given)) => {
+                self.fault(name, given.origin, format!("give either this or {variable}, not both"))
+            }
+            (Some(value), None) => match value.into_string() {
+                Ok(text) => Some((Secret::new(text), Origin::Environment(variable))),
+                Err(_) => self.fault(name, Origin::Environment(variable), "must be UTF-8"),
+            },
+            (None, _) => self.file_text(name, readers),
+        }
+    }
+
+    fn note(&mut self, name: &str, origin: Origin, rule: impl Into<String>) {
+        self.faults.push(Fault { setting: name.to_owned(), origin, rule: rule.into() });
+    }
+
+    /// Notes a fault where a value was wanted.
+    fn fault<T>(&mut self, name: &'static str, origin: Origin, rule: impl Into<String>) -> Option<T> {
+        self.note(name, origin, rule);
+        None
+    }
+}
+
+/// Who else may read a file that holds a secret.
+#[derive(Debug, Clone, Copy)]
+enum Readers {
+    /// For whoever set the machine up to say: container platforms mount secrets readable by all in the container.
+    Any,
+    /// A key that everything else rests on: not readable by others, or we refuse it.
+    OwnerAlone,
+}
+
+impl Readers {
+    fn check(self, path: &Path) -> Result<(), String> {
+        let Readers::OwnerAlone = self else { return Ok(()) };
+        let mode = fs::metadata(path).map_err(|e| format!("cannot read {}: {e}", path.display()))?.mode();
+        if mode & 0o007 == 0 {
+            Ok(())
+        } else {
+            Err(format!("{} is open to others (mode {:03o}): chmod 600 it", path.display(), mode & 0o777))
+        }
+    }
+}
+
+/// Reads a small text file. One line end after it does not count.
+fn read_text(path: &Path) -> Result<Secret, String> {
+    let fails = |e: io::Error| format!("cannot read {}: {e}", path.display());
+    if fs::metadata(path).map_err(fails)?.len() > MAX_FILE {
+        return Err(format!("{} is over {MAX_FILE} bytes", path.display()));
+    }
+    let mut text = fs::read_to_string(path).map_err(fails)?;
+    if text.ends_with('\n') {
+        text.pop();
+        if text.ends_with('\r') {
+            text.pop();
+        }
+    }
+    Ok(Secret::from(text))
+}
+
+/// A value of the file as text, in the form that a flag would have.
+fn plain(value: toml::Value) -> Option<String> {
+    match value {
+        toml::Value::String(text) => Some(text),
+        toml::Value::Integer(n) => Some(n.to_string()),
+        toml::Value::Boolean(b) => Some(b.to_string()),
+        toml::Value::Array(items) => {
+            let items: Option<Vec<String>> =
+                items.into_iter().map(|item| item.as_str().map(str::to_owned)).collect();
+            items.map(|items| items.join(","))
+        }
+        toml::Value::Float(_) | toml::Value::Datetime(_) | toml::Value::Table(_) => None,
+    }
+}
+
+/// The policy file. Source: protocol section 6.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct PolicyFile {
+    #[serde(default)]
+    capabilities: Vec<String>,
+    #[serde(default)]
+    roles: BTreeMap<String, RoleEntry>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RoleEntry {
+    scope: String,
+    #[serde(default)]
+    includes: Vec<String>,
+    #[serde(default)]
+    capabilities: Vec<String>,
+}
+
+impl PolicyFile {
+    fn into_source(self) -> PolicySource {
+        let roles = self.roles.into_iter().map(|(name, role)| RoleSource {
+            name,
+            scope: role.scope,
+            includes: role.includes,
+            capabilities: role.capabilities,
+        });
+        PolicySource { capabilities: self.capabilities, roles: roles.collect() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    fn read(args: &[&str], environment: &[(&str, &str)]) -> Result<Config, Vec<String>> {
+        let args = ["iam-svc"].iter().chain(args).map(OsString::from);
+        let arguments = Arguments::parse(args).unwrap();
+        let find =
+            |name: &str| environment.iter().find(|(n, _)| *n == name).map(|(_, value)| OsString::from(value));
+        Config::read(&arguments, &find).map_err(|faults| faults.iter().map(Fault::to_string).collect())
+    }
+
+    /// A file that is there for the rest of the test.
+    fn file(dir: &tempfile::TempDir, name: &str, text: &str, mode: u32) -> String {
+        let path = dir.path().join(name);
+        fs::write(&path, text).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+        path.to_str().unwrap().to_owned()
+    }
+
+    const MODE: [&str; 2] = ["--bootstrap-mode", "bootstrap"];
+    const KEK: &str = "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=";
+
+    #[test]
+    fn defaults_are_those_of_the_manual() {
+        let config = read(&MODE, &[]).unwrap();
+        assert_eq!(config.subjects, Subjects::default());
+        assert_eq!(config.data_dir, Path::new("iam-data"));
+        assert_eq!(config.http, Some("127.0.0.1:9464".parse().unwrap()));
+        assert_eq!((config.audit_stream, config.log.as_str()), (AuditStream::Auto, "info"));
+        let settings = config.settings;
+        assert_eq!((settings.token_lifetime_s, settings.grace_period_s), (3_600, 86_400));
+        assert_eq!((settings.issuer.as_str(), settings.audience.as_str()), ("trustgraph-iam", "trustgraph"));
+        assert_eq!((settings.allow_ttl_s, settings.deny_ttl_s, settings.audit_allow_all), (60, 5, false));
+        assert!(matches!(config.kek, KekSource::DataDir) && matches!(config.nats.auth, NatsAuth::None));
+        assert_eq!(config.nats.inbox_prefix, "_INBOX_iam-svc");
+    }
+
+    #[test]
+    fn flag_beats_environment_beats_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let toml = "issuer = 'file'\naudience = 'file'\ndeny-ttl-s = 7\nnats-url = ['a:1', 'b:2']\n";
+        let path = file(&dir, "c.toml", toml, 0o644);
+        let environment = [("IAM_CONFIG", path.as_str()), ("IAM_ISSUER", "env"), ("IAM_AUDIENCE", "env")];
+        let config = read(&[MODE[0], MODE[1], "--issuer", "flag"], &environment).unwrap();
+        assert_eq!((config.settings.issuer.as_str(), config.settings.audience.as_str()), ("flag", "env"));
+        assert_eq!((config.settings.deny_ttl_s, config.nats.servers.len()), (7, 2));
+        let config = read(&MODE, &[("IAM_CONFIG", path.as_str()), ("IAM_ISSUER", "")]).unwrap();
+        assert_eq!(config.settings.issuer, "file", "an empty variable counts as absent");
+    }
+
+    #[test]
+    fn faults_are_all_reported_with_their_origin() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = file(&dir, "c.toml", "nats_url = 'x'\nallow-ttl-s = 'soon'\nlog = 1.5\n", 0o644);
+        let environment = [("IAM_CONFIG", path.as_str()), ("IAM_GRACE_PERIOD_S", "60")];
+        let faults = read(&["--http-addr", "nowhere", "--front-threads", "0"], &environment).unwrap_err();
+        let expected = [
+            "`nats_url` in ",
+            "--bootstrap-mode: must be chosen",
+            "IAM_GRACE_PERIOD_S (--grace-period-s): must be a whole number of 3600 to",
+            "`allow-ttl-s` in ",
+            "--http-addr: must be an IP address",
+            "--front-threads: must be a whole number of 1 to 64",
+            "`log` in ",
+        ];
+        assert_eq!(faults.len(), expected.len(), "{faults:#?}");
+        for (fault, begin) in faults.iter().zip(expected) {
+            assert!(fault.starts_with(begin), "{fault} begins with {begin}");
+        }
+    }
+
+    #[test]
+    fn settings_that_cannot_stand_are_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let open = file(&dir, "open", KEK, 0o644);
+        let policy =
+            file(&dir, "p.toml", "[roles.r]\nscope = 'assigned'\ncapabilities = ['no:such']\n", 0o644);
+        let typo = file(&dir, "t.toml", "[roles.r]\nscop = 'assigned'\n", 0o644);
+        let token = "a".repeat(24);
+        let rows: &[(&[&str], &[(&str, &str)], &str)] = &[
+            (&["--bootstrap-mode", "token"], &[], "--bootstrap-mode token needs a token"),
+            (&MODE, &[("IAM_BOOTSTRAP_TOKEN", &token)], "takes no token"),
+            (&["--bootstrap-mode", "no"], &[], "must be `token` or `bootstrap`"),
+            (&["--bootstrap-mode", "token"], &[("IAM_BOOTSTRAP_TOKEN", "short")], "24 to 256 characters"),
+            (
+                &["--bootstrap-mode", "token"],
+                &[("IAM_BOOTSTRAP_TOKEN", &"a ".repeat(12))],
+                "24 to 256 characters",
+            ),
+            (&["--token-lifetime-s", "90000"], &[], "at least the token lifetime, 90000"),
+            (&["--token-lifetime-s", "0"], &[], "must be a whole number"),
+            (&["--store", "cassandra"], &[], "this build has no `cassandra`"),
+            (&["--store", "csv"], &[], "must be `embedded`"),
+            (&["--kek-file", &open], &[], "is open to others (mode 644)"),
+            (&["--kek-file", "/nowhere/kek"], &[], "cannot read /nowhere/kek"),
+            (&[], &[("IAM_KEK", "AAAA")], "32 bytes in base64"),
+            (&["--kek-file", &open], &[("IAM_KEK", KEK)], "not both"),
+            (&["--policy-file", &policy], &[], "unknown capability `no:such`"),
+            (&["--policy-file", &typo], &[], "scop"),
+            (&["--subject-prefix", "a.*"], &[], "must be tokens of"),
+            (&["--nats-inbox-prefix", ">"], &[], "must be tokens of"),
+            (&["--nats-user", "u"], &[], "needs --nats-password-file"),
+            (&[], &[("IAM_NATS_PASSWORD", "x")], "needs --nats-user"),
+            (&["--nats-user", "u", "--nats-creds", &open], &[("IAM_NATS_PASSWORD", "x")], "give only one of"),
+            (&["--nats-tls-cert", &open], &[], "go together"),
+            (&["--nats-tls-ca", "/nowhere"], &[], "cannot read /nowhere"),
+            (&["--audit-stream", "maybe"], &[], "must be `auto`"),
+            (&["--audit-allow", "maybe"], &[], "must be `summary`"),
+            (&["--anonymous-user", "a b"], &[], "must be 1 to 128"),
+            (&["--log", "iam=loud"], &[], "--log"),
+            (&["--config", "/nowhere"], &[], "cannot read /nowhere"),
+        ];
+        for (args, environment, part) in rows {
+            let chosen = args.contains(&"--bootstrap-mode")
+                || environment.iter().any(|(n, _)| *n == "IAM_BOOTSTRAP_TOKEN");
+            let args: Vec<&str> = if chosen { args.to_vec() } else { [&MODE, *args].concat() };
+            let faults = read(&args, environment).unwrap_err().join("\n");
+            assert!(faults.contains(part), "{args:?}: {part} in {faults}");
+            assert!(!faults.contains(&token) && !faults.contains("short"), "no secret in {faults}");
+        }
+    }
+
+    #[test]
+    fn secrets_come_from_files_without_their_line_end() {
+        let dir = tempfile::tempdir().unwrap();
+        let token = format!("tg_{}", "x".repeat(32));
+        let token_file = file(&dir, "token", &format!("{token}\r\n"), 0o644);
+        let kek = file(&dir, "kek", &format!("{KEK}\n"), 0o600);
+        let args = ["--bootstrap-mode", "token", "--bootstrap-token-file", &token_file, "--kek-file", &kek];
+        let config = read(&args, &[]).unwrap();
+        assert!(matches!(config.kek, KekSource::Given(_)));
+        match &config.settings.bootstrap {
+            BootstrapMode::Token(given) => assert_eq!(given.expose(), token),
+            BootstrapMode::Bootstrap => panic!("the mode was token"),
+        }
+        assert!(!format!("{config:?}").contains(&token));
+    }
+
+    #[test]
+    fn recovery_needs_no_bootstrap_mode_and_check_takes_flags_on_either_side() {
+        assert!(read(&["recover-admin"], &[]).is_ok());
+        for args in [["--issuer", "x", "check"], ["check", "--issuer", "x"]] {
+            assert_eq!(read(&[&MODE[..], &args].concat(), &[]).unwrap().settings.issuer, "x");
+        }
+        let parse = |args: &[&str]| Arguments::parse(args.iter().map(OsString::from));
+        let arguments = parse(&["iam-svc", "recover-admin", "--username", "root"]).unwrap();
+        assert_eq!(arguments.command, Command::RecoverAdmin { username: "root".parse().unwrap() });
+        for bad in [&["iam-svc", "--nats-password", "x"][..], &["iam-svc", "serve"], &["iam-svc", "--issuer"]]
+        {
+            assert!(parse(bad).unwrap_err().use_stderr(), "{bad:?}");
+        }
+    }
+}
