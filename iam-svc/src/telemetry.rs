@@ -30,6 +30,12 @@ pub fn init(filter: &str) {
     } else {
         subscriber.json().flatten_event(true).with_ansi(false).try_init()
     };
+    // Where, and not what: the text of a panic may quote what was being worked on, such as a password.
+    std::panic::set_hook(Box::new(|panic| {
+        let place = panic.location().map(ToString::to_string).unwrap_or_default();
+        let thread = std::thread::current().name().unwrap_or_default().to_owned();
+        tracing::error!(event = "iam.panic", place, thread, "panic");
+    }));
 }
 
 /// Upper bounds of the duration histogram, in seconds: from what memory answers to what a hash under load takes.
