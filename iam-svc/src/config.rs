@@ -679,7 +679,8 @@ mod tests {
             file(&dir, "p.toml", "[roles.r]\nscope = 'assigned'\ncapabilities = ['no:such']\n", 0o644);
         let typo = file(&dir, "t.toml", "[roles.r]\nscop = 'assigned'\n", 0o644);
         let token = "a".repeat(24);
-        let rows: &[(&[&str], &[(&str, &str)], &str)] = &[
+        type Row<'r> = (&'r [&'r str], &'r [(&'r str, &'r str)], &'r str);
+        let rows: &[Row<'_>] = &[
             (&["--bootstrap-mode", "token"], &[], "--bootstrap-mode token needs a token"),
             (&MODE, &[("IAM_BOOTSTRAP_TOKEN", &token)], "takes no token"),
             (&["--bootstrap-mode", "no"], &[], "must be `token` or `bootstrap`"),
@@ -695,7 +696,7 @@ mod tests {
             (&["--store", "csv"], &[], "must be `embedded`"),
             (&["--kek-file", &open], &[], "is open to others (mode 644)"),
             (&["--kek-file", "/nowhere/kek"], &[], "cannot read /nowhere/kek"),
-            (&[], &[("IAM_KEK", "AAAA")], "32 bytes in base64"),
+            (&[], &[("IAM_KEK", "AAAA")], "must be 32 bytes"),
             (&["--kek-file", &open], &[("IAM_KEK", KEK)], "not both"),
             (&["--policy-file", &policy], &[], "unknown capability `no:such`"),
             (&["--policy-file", &typo], &[], "scop"),

@@ -54,7 +54,7 @@ fn start() -> Result<(), Exit> {
                 };
                 iam_svc::run(config, shutdown).await
             }
-            Command::Check => admin::check::run(config).await,
+            Command::Check => admin::check::run(config).await.map(|()| println!("ok")),
             Command::RecoverAdmin { username } => admin::recover_admin::run(config, username).await,
         }
     });

@@ -1,9 +1,11 @@
 //! Golden vectors: data made by other people's libraries, walked row by row.
 
 mod api_keys;
+mod authorise;
 mod jwt;
 mod messagepack;
 mod pbkdf2;
+mod requests;
 mod timestamps;
 mod usernames;
 

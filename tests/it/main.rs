@@ -1,4 +1,7 @@
 //! The one test binary.
 
+mod coverage;
 mod golden;
 mod scenarios;
+mod store;
+mod tidy;

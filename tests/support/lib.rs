@@ -1,6 +1,13 @@
-//! What the tests are made of: a world in process, a deployment on real NATS, and scenes played in either.
+//! What the tests are made of: builders of values and the suite that every backend must pass; a world in
+//! process, a deployment on real NATS, and scenes played in either.
+
+pub mod sample;
+pub mod store_suite;
+
+pub mod disk_faults;
 
 pub mod deployment;
+pub mod faulty;
 pub mod scene;
 pub mod world;
 

@@ -53,7 +53,11 @@ pub struct Reply(pub Value);
 impl Reply {
     /// The text at a field, empty if absent.
     pub fn text(&self, field: &str) -> String {
-        self.0.pointer(&format!("/{}", field.replace('.', "/"))).and_then(Value::as_str).unwrap_or_default().into()
+        self.0
+            .pointer(&format!("/{}", field.replace('.', "/")))
+            .and_then(Value::as_str)
+            .unwrap_or_default()
+            .into()
     }
 
     /// The text at a field as a secret.

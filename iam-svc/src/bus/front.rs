@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use async_nats::connection::State;
 use async_nats::{Client, HeaderMap, HeaderName, Message, Statistics, Subject, SubscribeError, Subscriber};
 use futures_util::{FutureExt, StreamExt};
 use iam_schema::changes::Followed;
@@ -420,19 +421,28 @@ impl Front {
     /// which that task runs, holds still until the server has surely acted on it. What the server had sent lies
     /// in the socket's buffer then, and is read before the subscription is forgotten.
     async fn drain(&mut self) {
-        let unsubscribe = async {
-            for (client, lane) in [(&self.api_client, &mut self.api), (&self.client, &mut self.service)] {
+        // One after the other: while one is waited for, the task of the other would run.
+        for plane in [Plane::Api, Plane::Service] {
+            let client = match plane {
+                Plane::Service => self.client.clone(),
+                Plane::Api => self.api_client.clone(),
+            };
+            if client.connection_state() != State::Connected {
+                // It brings no requests; what it has brought is handled below.
+                let _ = tokio::time::timeout(CLOSE, self.lane(plane).requests.unsubscribe()).await;
+                continue;
+            }
+            let unsubscribe = async {
                 // Nothing of us may be left in a buffer ahead of the unsubscription.
                 let _ = client.flush().await;
-                let _ = lane.requests.drain().await;
+                let _ = self.lane(plane).requests.drain().await;
                 let _ = client.flush().await;
+            };
+            if tokio::time::timeout(CLOSE, unsubscribe).await.is_err() {
+                tracing::warn!(plane = plane.as_str(), "unsubscribing took too long");
             }
-        };
-        if tokio::time::timeout(CLOSE, unsubscribe).await.is_err() {
-            // A connection that is cut brings no requests.
-            tracing::warn!("unsubscribing took too long");
+            std::thread::sleep(UNSUBSCRIBE);
         }
-        std::thread::sleep(UNSUBSCRIBE);
         for plane in [Plane::Service, Plane::Api] {
             let deadline = tokio::time::Instant::now() + CLOSE;
             loop {
@@ -460,6 +470,10 @@ impl Front {
 
     /// Sends what is left, and waits until the server has it.
     async fn close(&mut self) {
+        if self.client.connection_state() != State::Connected {
+            tracing::warn!(front = self.index, "not connected to NATS: the last replies cannot leave");
+            return;
+        }
         while let Ok(outgoing) = self.outbox.try_recv() {
             self.send(outgoing).await;
         }

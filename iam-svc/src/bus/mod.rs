@@ -154,12 +154,12 @@ impl Shared {
                     return Ok(client);
                 }
                 Err(error) => {
-                    let reason = format!("cannot connect to NATS: {error}");
+                    let reason = error.to_string();
                     if Instant::now() + CONNECT_PAUSE >= self.deadline {
-                        return Err(reason);
+                        return Err(format!("cannot connect to NATS: {reason}"));
                     }
                     if reason != said {
-                        tracing::warn!(reason, "trying on");
+                        tracing::warn!(reason, "cannot connect to NATS yet");
                         said = reason;
                     }
                     tokio::time::sleep(CONNECT_PAUSE).await;
@@ -195,6 +195,8 @@ struct Link {
     metrics: Arc<Metrics>,
     client: std::sync::OnceLock<Client>,
     lost: AtomicBool,
+    /// The loss was logged, and so its end will be.
+    told: AtomicBool,
     /// The server's word on a subscription that it does not allow.
     refused: Mutex<Option<String>>,
     gate: Mutex<LogGate>,
@@ -208,6 +210,7 @@ impl Link {
             metrics,
             client: std::sync::OnceLock::new(),
             lost: AtomicBool::new(false),
+            told: AtomicBool::new(false),
             refused: Mutex::default(),
             gate: Mutex::default(),
         }
@@ -240,12 +243,15 @@ impl Link {
                 if self.lost.swap(false, Ordering::Relaxed) {
                     *self.refused.lock().unwrap_or_else(PoisonError::into_inner) = None;
                     self.metrics.reconnected(self.connection);
-                    tracing::debug!(connection = name, front = self.front, "connected to NATS again");
+                    if self.told.swap(false, Ordering::Relaxed) {
+                        tracing::info!(connection = name, front = self.front, "connected to NATS again");
+                    }
                 }
             }
             Event::Disconnected => {
                 self.lost.store(true, Ordering::Relaxed);
                 if opens() {
+                    self.told.store(true, Ordering::Relaxed);
                     tracing::warn!(
                         connection = name,
                         front = self.front,
@@ -565,7 +571,9 @@ impl Bus {
                 }
             }
             let _ = self.auditor.await;
-            let _ = self.house.flush().await;
+            if self.house.connection_state() == State::Connected {
+                let _ = self.house.flush().await;
+            }
         };
         if tokio::time::timeout_at(deadline, closed).await.is_err() {
             tracing::error!("not everything was sent in time");
@@ -615,6 +623,7 @@ async fn nudged(shared: &Shared, done: impl Future<Output = ()>) {
 
 /// Publishes heartbeats and summaries of allows, and writes when keys were last used, each in its time.
 async fn heart(shared: Arc<Shared>) {
+    let mut given_up = 0;
     let regular = Duration::from_millis(u64::try_from(HEARTBEAT_MS).unwrap_or(2_000));
     let mut beat = tokio::time::interval(regular);
     let mut summaries = tokio::time::interval(SUMMARIES);
@@ -630,6 +639,11 @@ async fn heart(shared: Arc<Shared>) {
             _ = beat.tick() => {}
             () = shared.publisher.nudge.notified() => {}
         }
+        let waiting = shared.ctx.hasher.waiting();
+        shared.metrics.hash_queue.set(i64::try_from(waiting).unwrap_or(i64::MAX));
+        let lost = shared.dispatch.audit().given_up();
+        shared.metrics.audit_given_up.inc_by(lost - given_up);
+        given_up = lost;
         // While the connection is cut they would pile up, and tell old news when it stands again.
         if shared.publisher_connected() {
             shared.publisher.heartbeat();

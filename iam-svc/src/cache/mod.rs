@@ -60,6 +60,9 @@ pub struct Cache {
     absent_users: Bounded<UserId, Timed<()>>,
     workspaces: Bounded<WorkspaceId, Timed<WorkspaceState>>,
     keys: Bounded<KeyHash, Timed<Arc<ApiKey>>>,
+    /// Under which hash a cached key lies: events name keys by id. It holds more than there are keys, so that
+    /// what it lets go of was let go of there too.
+    hashes: Bounded<KeyId, KeyHash>,
     absent_keys: Bounded<KeyHash, Timed<()>>,
     tokens: Bounded<TokenHash, Timed<Arc<VerifiedToken>>>,
     bad_tokens: Bounded<TokenHash, Timed<AuthFailure>>,
@@ -83,6 +86,7 @@ impl Default for Cache {
             absent_users: Bounded::new(MOST_ABSENT),
             workspaces: Bounded::new(MOST_WORKSPACES),
             keys: Bounded::new(MOST),
+            hashes: Bounded::new(2 * MOST),
             absent_keys: Bounded::new(MOST_ABSENT),
             tokens: Bounded::new(MOST),
             bad_tokens: Bounded::new(MOST_ABSENT),
@@ -176,11 +180,18 @@ impl Cache {
                         });
                     }
                 }
-                // Keys are cached by hash. A new one was unknown to everybody, so nobody has cached its
-                // absence, but for a bootstrap token; a revoked one is refused by its id.
+                // A new key was unknown to everybody, so nobody has cached its absence, but for a bootstrap
+                // token; a revoked one is refused by its id; one that may have been revoked is read anew.
                 ChangeKind::ApiKey => {
                     self.revoked_any.fetch_or(change.version == DELETED, Ordering::AcqRel);
-                    self.generation.invalidate_all(|| self.absent_keys.clear());
+                    self.generation.invalidate_all(|| {
+                        self.absent_keys.clear();
+                        if let Ok(id) = change.id.parse::<KeyId>()
+                            && let Some((_, hash)) = self.hashes.remove(&id)
+                        {
+                            self.keys.remove(&hash);
+                        }
+                    });
                 }
                 // Rare, and every token rests on the ring.
                 ChangeKind::SigningKey => self.generation.invalidate_all(|| {
@@ -207,6 +218,7 @@ impl Cache {
             self.absent_users.clear();
             self.workspaces.clear();
             self.keys.clear();
+            self.hashes.clear();
             self.absent_keys.clear();
             self.tokens.clear();
             self.bad_tokens.clear();
@@ -318,7 +330,10 @@ impl Cache {
             }
             let key = ctx.store.api_key_by_hash(hash).await?.map(Arc::new);
             let kept = self.generation.fill(ticket, || match &key {
-                Some(key) => self.keys.insert(*hash, Timed { value: key.clone(), filled_ms: now_ms }),
+                Some(key) => {
+                    self.keys.insert(*hash, Timed { value: key.clone(), filled_ms: now_ms });
+                    self.hashes.insert(key.id, *hash);
+                }
                 None => self.absent_keys.insert(*hash, Timed { value: (), filled_ms: now_ms }),
             });
             if kept {

@@ -166,7 +166,11 @@ impl Audit {
                     payload.actor = actor.id.to_string();
                     payload.roles = actor.roles.iter().map(ToString::to_string).collect();
                 }
-                None => payload.reason = "on the calling service's own authority".to_owned(),
+                None if facts.plane == Plane::Service && payload.actor.is_empty() => {
+                    payload.reason = "on the calling service's own authority".to_owned();
+                }
+                // Nobody, or an actor of whom nothing was asked.
+                None => {}
             }
             if let Some(subject) = call.subject {
                 payload.user_id = subject.to_string();

@@ -172,7 +172,7 @@ fn update_user(
     Ok(UpdateUser {
         user: id,
         workspace,
-        username: user.username.clone(),
+        username: user.username.as_deref().map(|name| username("user.username", name)).transpose()?,
         name: owned_text("user.name", user.name.as_deref())?,
         email: owned_text("user.email", user.email.as_deref())?,
         roles: roles(user.roles.as_deref())?,

@@ -399,21 +399,26 @@ impl Dispatch {
             _ => None,
         };
         let headers = later.headers();
-        for floor in headers.floors()?.iter() {
+        let floors = headers.floors()?;
+        let credential = match (later.plane, name.needs()) {
+            (Plane::Service, _) | (Plane::Api, Needs::Public) => None,
+            // Without one nobody makes us read the store, nor learns what is in it.
+            (Plane::Api, _) => Some(headers.credential()?),
+        };
+        for floor in floors.iter() {
             self.cache.meet(&self.ctx, floor).await?;
         }
         let mut view = View::new(&self.ctx, &self.cache, call.now, call.monotonic_ms);
         if later.plane == Plane::Service {
             call.client_ip = request.client_ip.to_string();
         }
-        let identity = match (later.plane, name.needs()) {
-            (_, Needs::Public) => None,
-            (Plane::Service, _) => {
+        let identity = match (credential, name.needs()) {
+            (None, Needs::Public) => None,
+            (None, _) => {
                 call.caller = self.service_caller(&mut view, name, request).await?;
                 None
             }
-            (Plane::Api, _) => {
-                let credential = headers.credential()?;
+            (Some(credential), _) => {
                 let identity = asked(&mut view, |view| view.identify(&credential)).await?;
                 call.caller = Caller::Actor(identity.principal.clone());
                 may_ask(name, &identity)?;

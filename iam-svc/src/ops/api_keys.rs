@@ -146,12 +146,13 @@ pub async fn revoke_api_key(
         may_change(ctx, call, &owner.user)?;
     }
     super::in_workspace(&owner.user, workspace.as_ref())?;
-    if !key.of_live_epoch(&owner.user) {
-        return Err(OpError::NotFound(Noun::ApiKey));
+    // One that ended with all of the user's keys, or with the workspace, is as absent as one that was revoked.
+    if !key.of_live_epoch(&owner.user) || owner.user.workspace_epoch != owner.home.epoch {
+        return Err(super::absent(ctx, call, capability::KEYS_ADMIN, Noun::ApiKey));
     }
     let answer = ctx.store.delete_api_key(&key).await;
     // A key that somebody else revoked meanwhile is just as gone.
-    call.written(ChangeKind::ApiKey, &id, GONE, answer)?;
+    call.written(ChangeKind::ApiKey, &id, 1, answer)?;
     call.changed(ChangeKind::ApiKey, &id, GONE);
     Ok(Done::Nothing)
 }

@@ -4,7 +4,7 @@ use iam_schema::codec::Member;
 use iam_schema::decisions::capability;
 use iam_schema::{UserId, WorkspaceId};
 
-use super::{Call, Done, Who, load};
+use super::{Call, Done, Who, load, one_user};
 use crate::ctx::Ctx;
 use crate::domain::decision::{self, Principal, Question, WorkspaceState};
 use crate::domain::users::NameKey;
@@ -44,7 +44,10 @@ pub async fn explain(ctx: &Ctx, call: &mut Call, req: Explain) -> Result<Done, O
         call.caller.require_everywhere(&ctx.policy, capability::IAM_ADMIN)?;
     }
     let target = load(ctx, &who).await?;
-    call.subject = target.as_ref().map(|target| target.user.id);
+    if let Some(target) = &target {
+        one_user(&who, &target.user)?;
+        call.subject = Some(target.user.id);
+    }
 
     let question = Question { capability: &req.capability, targets: [&req.resource, &req.parameters] };
     let mut states: Vec<(String, WorkspaceState)> = Vec::new();

@@ -183,6 +183,7 @@ async fn target(
     call.subject = Some(target.user.id);
     call.place = Some(target.user.workspace.clone());
     call.caller.require_in(&ctx.policy, capability, &target.user.workspace)?;
+    one_user(who, &target.user)?;
     in_workspace(&target.user, workspace)?;
     Ok(target)
 }
@@ -225,17 +226,21 @@ fn in_workspace(user: &User, workspace: Option<&WorkspaceId>) -> Result<(), Deni
     }
 }
 
+/// Id and name, where both are given, must be of one user. To be asked once the caller may know of `user`, whom
+/// the name found: else the answer would tell that the name is taken.
+fn one_user(who: &Who, user: &User) -> Result<(), OpError> {
+    match who {
+        Who::Both(id, _) if *id != user.id => {
+            Err(OpError::invalid("username", "is not that of the user in `user_id`"))
+        }
+        _ => Ok(()),
+    }
+}
+
 async fn load(ctx: &Ctx, who: &Who) -> Result<Option<Target>, OpError> {
     let user = match who {
         Who::Id(id) => ctx.store.user(*id, Read::Ordinary).await?,
-        Who::Name(name) => ctx.store.user_by_name(name).await?,
-        Who::Both(id, name) => {
-            let user = ctx.store.user_by_name(name).await?;
-            if user.as_ref().is_some_and(|user| user.id != *id) {
-                return Err(OpError::invalid("username", "is not that of the user in `user_id`"));
-            }
-            user
-        }
+        Who::Name(name) | Who::Both(_, name) => ctx.store.user_by_name(name).await?,
     };
     let Some(user) = user else { return Ok(None) };
     let home = home_of(ctx, &user).await?;

@@ -116,7 +116,7 @@ mod tests {
     #[test]
     fn page_is_cut_to_fit_and_never_empty() {
         let long = "x".repeat(1024);
-        assert_eq!(fitting((0..1000).map(|_| [""])), 635);
+        assert_eq!(fitting((0..1000).map(|_| [""])), 632);
         assert!(fitting((0..1000).map(|_| [long.as_str(), long.as_str()])) < 60);
         let huge = "x".repeat(MAX_PAYLOAD);
         assert_eq!(fitting([[huge.as_str()]]), 1);

@@ -86,7 +86,8 @@ async fn replace(ctx: &Ctx, call: &mut Call, from: &KeyRing, to: &KeyRing) -> Re
     let unknown = answer.as_ref().is_err_and(StoreError::outcome_unknown);
     if unknown || matches!(answer, Ok(ReplaceKeyRing::Replaced)) {
         for (kid, version) in &changes {
-            call.changed(ChangeKind::SigningKey, kid, *version);
+            // Of what may not have happened, only the version before is known.
+            call.changed(ChangeKind::SigningKey, kid, if unknown { 1 } else { *version });
         }
     }
     match answer? {

@@ -36,7 +36,7 @@ pub struct UpdateUser {
     pub user: UserId,
     pub workspace: Option<WorkspaceId>,
     /// Must be exactly the present one; a username never changes.
-    pub username: Option<String>,
+    pub username: Option<Username>,
     pub name: Option<String>,
     pub email: Option<String>,
     pub roles: Option<BTreeSet<RoleName>>,
@@ -202,7 +202,7 @@ fn updated(ctx: &Ctx, call: &Call, req: &UpdateUser, target: &Target) -> Result<
         call.caller.require(&ctx.policy, capability::USERS_ADMIN)?;
         call.caller.require_in(&ctx.policy, capability::USERS_ADMIN, &user.workspace)?;
     }
-    if req.username.as_ref().is_some_and(|name| name != user.username.as_str()) {
+    if req.username.as_ref().is_some_and(|name| *name != user.username) {
         return Err(OpError::invalid("user.username", "cannot be changed"));
     }
     if let Some(roles) = &req.roles {

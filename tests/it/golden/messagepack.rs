@@ -15,16 +15,16 @@ struct File {
 }
 
 #[derive(Deserialize)]
-struct Row {
-    name: String,
+pub struct Row {
+    pub name: String,
     #[serde(default)]
-    direction: String,
-    json: Option<Value>,
+    pub direction: String,
+    pub json: Option<Value>,
     hex: Option<String>,
     parts: Option<Vec<Part>>,
     text: Option<String>,
     #[serde(default)]
-    level: String,
+    pub level: String,
 }
 
 #[derive(Deserialize)]
@@ -34,7 +34,8 @@ struct Part {
 }
 
 impl Row {
-    fn payload(&self) -> Vec<u8> {
+    /// The bytes that stand in the row, in whichever form.
+    pub fn payload(&self) -> Vec<u8> {
         match (&self.hex, &self.parts, &self.text) {
             (Some(hex), _, _) => unhex(hex),
             (_, Some(parts), _) => parts.iter().flat_map(|p| unhex(&p.hex).repeat(p.times)).collect(),

@@ -7,6 +7,10 @@
 //!
 //! Reads run on the calling task: a point read costs a few microseconds, a page of a list a few milliseconds.
 //! Every change is one transaction, so there is nothing to sweep up: a crash leaves all of it or nothing.
+//!
+//! Damage is looked for when the file is opened: every page is verified then. Below a running store a row that
+//! was altered is `Corrupt`, never read as another; an altered inner page can hide rows, which then count as
+//! absent, until the next opening refuses the file.
 
 mod tables;
 
@@ -58,7 +62,8 @@ const LOCK: &str = "iam.lock";
 /// The database while it is made, before it gets its name: a crash leaves no half-made one behind.
 const NEW_FILE: &str = "iam.redb.new";
 
-/// Memory for pages of the file, in bytes. Hot records are kept decoded elsewhere, so this is for cold reads.
+/// Memory for pages of the file, in bytes, unless told otherwise. Hot records are kept decoded elsewhere, so
+/// this is for cold reads.
 const PAGE_CACHE: usize = 32 * 1024 * 1024;
 /// The longest page of a list, in records: reads run inline, so they must be short.
 const MAX_PAGE: usize = 1000;
@@ -70,6 +75,8 @@ const REOPEN_WAIT: Duration = Duration::from_secs(2);
 pub struct Options {
     /// The roles of a root admin, for the guard of the last one.
     pub root_roles: RootRoles,
+    /// Memory for pages of the file, in bytes.
+    pub page_cache: usize,
     /// Put between redb and the file; for tests that let I/O fail.
     pub wrap: Option<WrapBackend>,
 }
@@ -77,7 +84,7 @@ pub struct Options {
 impl Options {
     /// The options of a deployment.
     pub fn new(root_roles: RootRoles) -> Self {
-        Self { root_roles, wrap: None }
+        Self { root_roles, page_cache: PAGE_CACHE, wrap: None }
     }
 }
 
@@ -162,7 +169,7 @@ impl EmbeddedStore {
         // Against other programs that know redb; ours have met at the lock.
         hold(&disk, &path)?;
 
-        let file = DataFile { disk: Arc::new(disk), wrap: options.wrap };
+        let file = DataFile { disk: Arc::new(disk), wrap: options.wrap, page_cache: options.page_cache };
         let (database, watch, healthy) = match file.open(Check::EveryPage) {
             Ok((database, watch)) => (database, watch, true),
             Err(OpenFault::Io(cause)) if cause.kind() == io::ErrorKind::StorageFull => {
@@ -285,6 +292,7 @@ impl Shared {
 struct DataFile {
     disk: Arc<File>,
     wrap: Option<WrapBackend>,
+    page_cache: usize,
 }
 
 /// How much redb verifies when it opens the file.
@@ -342,37 +350,37 @@ impl DataFile {
             return Err(OpenFault::Damaged("the file is empty".to_owned()));
         }
         let watch = Arc::new(Watch::default());
-        let database = open_database(Watched { inner, watch: Arc::clone(&watch) }, check)?;
+        let database = self.open_with(Watched { inner, watch: Arc::clone(&watch) }, check)?;
         Ok((database, watch))
     }
 
     fn open_detached(&self) -> Result<Database, OpenFault> {
-        open_database(Detached::new(self.backend())?, Check::AfterCrash)
+        self.open_with(Detached::new(self.backend())?, Check::AfterCrash)
+    }
+
+    fn open_with(&self, backend: impl StorageBackend, check: Check) -> Result<Database, OpenFault> {
+        let open = || {
+            let mut builder = Builder::new();
+            builder.set_cache_size(self.page_cache).set_check_integrity_on_open(check == Check::EveryPage);
+            builder.create_with_backend(backend)
+        };
+        // redb promises an error, and no panic, for a file that was altered; this is for where it fails to.
+        let opened = catch_unwind(AssertUnwindSafe(open));
+        let opened = opened.map_err(|_| OpenFault::Damaged("a page makes no sense".to_owned()))?;
+        opened.map_err(|error| match error {
+            DatabaseError::Storage(StorageError::Io(cause)) => match cause.kind() {
+                io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof | io::ErrorKind::InvalidInput => {
+                    OpenFault::Damaged(cause.to_string())
+                }
+                _ => OpenFault::Io(cause),
+            },
+            other => OpenFault::Damaged(other.to_string()),
+        })
     }
 
     fn write_again(&self) -> Result<(), OpenFault> {
         Ok(backend::write_again(&*self.backend())?)
     }
-}
-
-fn open_database(backend: impl StorageBackend, check: Check) -> Result<Database, OpenFault> {
-    let open = || {
-        let mut builder = Builder::new();
-        builder.set_cache_size(PAGE_CACHE).set_check_integrity_on_open(check == Check::EveryPage);
-        builder.create_with_backend(backend)
-    };
-    // redb promises an error, and no panic, for a file that was altered; this is for where it fails to.
-    let opened = catch_unwind(AssertUnwindSafe(open));
-    let opened = opened.map_err(|_| OpenFault::Damaged("a page makes no sense".to_owned()))?;
-    opened.map_err(|error| match error {
-        DatabaseError::Storage(StorageError::Io(cause)) => match cause.kind() {
-            io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof | io::ErrorKind::InvalidInput => {
-                OpenFault::Damaged(cause.to_string())
-            }
-            _ => OpenFault::Io(cause),
-        },
-        other => OpenFault::Damaged(other.to_string()),
-    })
 }
 
 /// Makes the database under another name, and gives it its own once it is whole and durable.
@@ -382,9 +390,10 @@ fn create(dir: &Path, options: &Options) -> Result<(), OpenFault> {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error.into()),
         Ok(()) | Err(_) => {}
     }
-    let file = DataFile { disk: Arc::new(open_file(&new, true)?), wrap: options.wrap.clone() };
+    let disk = Arc::new(open_file(&new, true)?);
+    let file = DataFile { disk, wrap: options.wrap.clone(), page_cache: options.page_cache };
     let database =
-        open_database(Watched { inner: file.backend(), watch: Arc::default() }, Check::AfterCrash)?;
+        file.open_with(Watched { inner: file.backend(), watch: Arc::default() }, Check::AfterCrash)?;
     migrate(&database, 0)?;
     drop(database);
     file.disk.sync_all()?;

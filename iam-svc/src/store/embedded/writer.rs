@@ -138,6 +138,24 @@ struct State {
     illness: Option<Illness>,
 }
 
+/// How the file failed, for every command of a group alike.
+struct Failure {
+    cause: String,
+    /// Whether the group may be in the file all the same.
+    may_be_committed: bool,
+}
+
+impl Failure {
+    fn certain(cause: impl std::fmt::Display) -> Group {
+        Group::Failed(Failure { cause: cause.to_string(), may_be_committed: false })
+    }
+
+    fn to_store_error(&self) -> StoreError {
+        let cause = self.cause.clone();
+        if self.may_be_committed { StoreError::OutcomeUnknown(cause) } else { StoreError::Unavailable(cause) }
+    }
+}
+
 /// What became of a group.
 enum Group {
     Committed,
@@ -146,8 +164,8 @@ enum Group {
         index: usize,
         fault: Fault,
     },
-    /// The file failed: what to tell every command.
-    Failed(StoreError),
+    /// The file failed.
+    Failed(Failure),
     /// This command met damage that redb does not survive; nothing of the group was kept.
     Damaged {
         index: usize,
@@ -203,8 +221,8 @@ impl State {
                 group.into_iter().for_each(|command| self.commit(vec![command]));
             }
             Group::Failed(failure) => {
-                finish_all(group, || Some(same(&failure)));
-                self.fall_ill(failure.to_string());
+                finish_all(group, || Some(failure.to_store_error()));
+                self.fall_ill(failure.cause);
             }
             Group::Damaged { index } => {
                 for (i, command) in group.into_iter().enumerate() {
@@ -228,23 +246,20 @@ impl State {
         match (attempt, running) {
             (Ok(outcome), _) => outcome,
             (Err(_), Some(index)) => Group::Damaged { index },
-            (Err(_), None) if self.shared.watch().may_be_committed() => {
-                Group::Failed(StoreError::OutcomeUnknown("a commit met a damaged page".to_owned()))
-            }
-            (Err(_), None) => {
-                Group::Failed(StoreError::Unavailable("a commit met a damaged page".to_owned()))
-            }
+            (Err(_), None) => Group::Failed(Failure {
+                cause: "a commit met a damaged page".to_owned(),
+                may_be_committed: self.shared.watch().may_be_committed(),
+            }),
         }
     }
 
     fn transaction(&self, group: &mut [Box<dyn Command>], running: &mut Option<usize>) -> Group {
         let watch = self.shared.watch();
         watch.before_commit();
-        let unavailable = |cause: String| Group::Failed(StoreError::Unavailable(cause));
         let begun = self.shared.with_database(|database| database.begin_write());
         let mut inner = match begun {
             Ok(inner) => inner,
-            Err(error) => return unavailable(error.to_string()),
+            Err(error) => return Failure::certain(error),
         };
         // Damage is then told from a torn commit when the file is opened, and no data that a caller chose
         // can pass for a commit. Source: redb, `WriteTransaction::set_two_phase_commit`.
@@ -254,11 +269,11 @@ impl State {
             *running = Some(index);
             match command.run(&tx) {
                 Ok(()) => {}
-                Err(Fault::Io(cause)) => return unavailable(cause),
+                Err(Fault::Io(cause)) => return Failure::certain(cause),
                 Err(fault @ Fault::Corrupt { .. }) => {
                     return match inner.abort() {
                         Ok(()) => Group::Refused { index, fault },
-                        Err(error) => unavailable(error.to_string()),
+                        Err(error) => Failure::certain(error),
                     };
                 }
             }
@@ -271,8 +286,7 @@ impl State {
         };
         match finished {
             Ok(()) => Group::Committed,
-            Err(cause) if watch.may_be_committed() => Group::Failed(StoreError::OutcomeUnknown(cause)),
-            Err(cause) => unavailable(cause),
+            Err(cause) => Group::Failed(Failure { cause, may_be_committed: watch.may_be_committed() }),
         }
     }
 
@@ -328,15 +342,4 @@ impl State {
 
 fn finish_all(group: Vec<Box<dyn Command>>, mut failure: impl FnMut() -> Option<StoreError>) {
     group.into_iter().for_each(|command| command.finish(failure()));
-}
-
-/// Another copy of a failure of the file.
-fn same(failure: &StoreError) -> StoreError {
-    match failure {
-        StoreError::OutcomeUnknown(cause) => StoreError::OutcomeUnknown(cause.clone()),
-        StoreError::Unavailable(cause) => StoreError::Unavailable(cause.clone()),
-        StoreError::Corrupt { table, key, cause } => {
-            StoreError::Corrupt { table, key: key.clone(), cause: cause.clone() }
-        }
-    }
 }

@@ -1,0 +1,54 @@
+//! Each backend joins the suite in one line; beside it, what only that backend can get wrong.
+
+#![expect(clippy::unwrap_used, reason = "helpers of tests, outside of the functions marked as such")]
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use iam_svc::store::Store;
+use iam_svc::store::embedded::{EmbeddedStore, Options};
+use iam_tests::sample;
+use iam_tests::store_suite::{Deployment, StoreFactory};
+use tempfile::TempDir;
+
+mod embedded;
+
+mod suite_on_embedded {
+    iam_tests::store_suite!(super::Embedded);
+}
+
+struct Embedded;
+
+#[async_trait]
+impl StoreFactory for Embedded {
+    async fn fresh(&self) -> Box<dyn Deployment> {
+        let dir = TempDir::new().unwrap();
+        let store = Some(open(&dir));
+        Box::new(EmbeddedDeployment { dir, store })
+    }
+}
+
+struct EmbeddedDeployment {
+    dir: TempDir,
+    store: Option<Arc<EmbeddedStore>>,
+}
+
+#[async_trait]
+impl Deployment for EmbeddedDeployment {
+    fn store(&self) -> Arc<dyn Store> {
+        self.store.clone().unwrap()
+    }
+
+    async fn reopen(&mut self) {
+        self.store = None;
+        self.store = Some(open(&self.dir));
+    }
+
+    async fn check(&self) {
+        self.store.as_ref().unwrap().verify().unwrap();
+    }
+}
+
+fn open(dir: &TempDir) -> Arc<EmbeddedStore> {
+    Arc::new(EmbeddedStore::open(dir.path(), Options::new(sample::root_roles())).unwrap())
+}
