@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use async_nats::connection::State;
 use async_nats::{Client, HeaderMap, HeaderName, Message, Statistics, Subject, SubscribeError, Subscriber};
 use futures_util::{FutureExt, StreamExt};
-use iam_schema::changes::Followed;
+use iam_schema::changes::{Change, Followed};
 use iam_schema::subject::{
     AUTHORIZATION, DEADLINE_MS, MIN, Plane, QUEUE_GROUP, SERVICE_ERROR, SERVICE_ERROR_CODE, Subjects,
     TRACEPARENT,
@@ -33,6 +33,10 @@ const MAX_BACKLOG: u64 = 8_192;
 /// For how long a front holds still after it has sent its unsubscriptions: longer than any round trip to a
 /// server that one would put in front of an authorization service. See [`Front::drain`].
 const UNSUBSCRIBE: Duration = Duration::from_millis(100);
+/// How often, and how long apart, the store is asked what became of a change: for ten minutes, after which every
+/// cache has let go of what it held.
+const SETTLE_TRIES: usize = 600;
+const SETTLE_PAUSE: Duration = Duration::from_secs(1);
 /// How long the last messages and bytes may take at the end.
 const CLOSE: Duration = Duration::from_secs(1);
 
@@ -522,8 +526,28 @@ async fn finish(shared: Arc<Shared>, index: usize, request: Deferred, later: Box
     } else {
         shared.publisher.publish(&answered.changes, reply);
     }
+    if !answered.unknown.is_empty() {
+        shared.backend.spawn(settle(shared.clone(), answered.unknown));
+    }
     // Only now: draining waits for the permits.
     drop(permit);
+}
+
+/// Finds out what became of changes whose outcome the store did not tell, and publishes that.
+///
+/// Source: protocol section 8.
+async fn settle(shared: Arc<Shared>, unknown: Vec<Change>) {
+    for change in unknown {
+        for _ in 0..SETTLE_TRIES {
+            match shared.dispatch.settled(&change).await {
+                Ok(settled) => {
+                    shared.publisher.publish(&[settled], None);
+                    break;
+                }
+                Err(_) => tokio::time::sleep(SETTLE_PAUSE).await,
+            }
+        }
+    }
 }
 
 /// Where a reply may go. It is the caller's text: nothing may be published by us where only we, servers and

@@ -16,7 +16,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
-use iam_schema::changes::{Change, Floors, Followed};
+use iam_schema::changes::{Change, ChangeKind, DELETED, Floors, Followed};
 use iam_schema::codec::{Format, Payload};
 use iam_schema::subject::{MIN, Plane};
 use iam_schema::{ErrorKind, IamRequest, KeyId, Needs, OperationName, Secret, Timestamp, UserId};
@@ -32,6 +32,7 @@ use crate::ctx::Ctx;
 use crate::domain::caller::Caller;
 use crate::error::{AuthFailure, Denial, OpError};
 use crate::ops::{self, Call, Done};
+use crate::store::Read;
 
 /// The largest payload that is decoded on a front thread, in bytes.
 const MAX_PAYLOAD_NOW: usize = 16 * 1024;
@@ -175,6 +176,9 @@ pub struct Answered {
     pub reply: Option<Reply>,
     /// What changed, or may have changed: to be published before the reply.
     pub changes: Vec<Change>,
+    /// Those of the changes of which the store did not say whether they happened, with the last known version:
+    /// [`Dispatch::settled`] tells later, and then another event goes out.
+    pub unknown: Vec<Change>,
 }
 
 /// The service, from bytes to bytes. Shared by all threads.
@@ -313,7 +317,7 @@ impl Dispatch {
     /// Finishes a request. Whatever it changed is dropped from memory before this returns.
     pub async fn answer_later(&self, later: Box<Later>) -> Answered {
         if later.headers().deadline().is_some_and(|deadline| later.received.elapsed() >= deadline) {
-            return Answered { reply: None, changes: Vec::new() };
+            return Answered { reply: None, changes: Vec::new(), unknown: Vec::new() };
         }
         let now_ms = self.ctx.clock.monotonic_ms();
         let mut call = Call::new(later.plane, Caller::Nobody, self.ctx.now(), now_ms);
@@ -323,7 +327,40 @@ impl Dispatch {
             let format = Payload::format_of(&later.payload);
             self.refuse(&OpError::Internal("panic".into()), later.plane, format)
         });
-        Answered { reply: Some(reply), changes: call.changes }
+        Answered { reply: Some(reply), changes: call.changes, unknown: call.unknown }
+    }
+
+    /// What became of a change whose outcome was unknown: the record's version now. It is dropped from memory
+    /// once more, since what was read in between may be from before the change surfaced.
+    ///
+    /// # Errors
+    /// `Unavailable` while the store does not answer.
+    pub async fn settled(&self, change: &Change) -> Result<Change, OpError> {
+        let store = &self.ctx.store;
+        let id = change.id.as_str();
+        let version = match change.kind {
+            ChangeKind::User => match id.parse() {
+                Ok(id) => store.user(id, Read::Serial).await?.map_or(DELETED, |user| user.version),
+                Err(_) => change.version,
+            },
+            ChangeKind::Workspace => match id.parse() {
+                Ok(id) => store.workspace(&id, Read::Serial).await?.map_or(DELETED, |w| w.version),
+                Err(_) => change.version,
+            },
+            ChangeKind::ApiKey => match id.parse() {
+                Ok(id) => store.api_key(id).await?.map_or(DELETED, |_| 1),
+                Err(_) => change.version,
+            },
+            ChangeKind::SigningKey => {
+                let ring = store.key_ring().await?;
+                let there = ring.is_some_and(|ring| ring.keys.iter().any(|key| key.kid.as_str() == id));
+                if there { 1 } else { DELETED }
+            }
+            ChangeKind::Unknown => change.version,
+        };
+        let settled = Change { version, ..change.clone() };
+        self.cache.drop_changed([&settled], self.ctx.clock.monotonic_ms());
+        Ok(settled)
     }
 
     async fn serve(&self, later: &Later, call: &mut Call) -> Reply {
@@ -405,9 +442,6 @@ impl Dispatch {
             // Without one nobody makes us read the store, nor learns what is in it.
             (Plane::Api, _) => Some(headers.credential()?),
         };
-        for floor in floors.iter() {
-            self.cache.meet(&self.ctx, floor).await?;
-        }
         let mut view = View::new(&self.ctx, &self.cache, call.now, call.monotonic_ms);
         if later.plane == Plane::Service {
             call.client_ip = request.client_ip.to_string();
@@ -415,23 +449,40 @@ impl Dispatch {
         let identity = match (credential, name.needs()) {
             (None, Needs::Public) => None,
             (None, _) => {
+                self.meet(&floors).await?;
                 call.caller = self.service_caller(&mut view, name, request).await?;
                 None
             }
             (Some(credential), _) => {
-                let identity = asked(&mut view, |view| view.identify(&credential)).await?;
+                let mut identity = asked(&mut view, |view| view.identify(&credential)).await?;
+                // Only somebody may make us read the store for floors; and with them met, who it is is asked anew.
+                if !floors.is_empty() {
+                    self.meet(&floors).await?;
+                    view = View::new(&self.ctx, &self.cache, call.now, call.monotonic_ms);
+                    identity = asked(&mut view, |view| view.identify(&credential)).await?;
+                }
                 call.caller = Caller::Actor(identity.principal.clone());
                 may_ask(name, &identity)?;
                 self.note_identity(&identity, call.now, call.monotonic_ms);
                 Some(identity)
             }
         };
+        if later.plane == Plane::Service && name.needs() == Needs::Public {
+            self.meet(&floors).await?;
+        }
         if let Some(question) = question {
             let plane = later.plane;
             let answer = |view: &View<'_>| decide::answer(view, plane, identity.as_ref(), &question);
             return asked(&mut view, answer).await.map(Served::Decided);
         }
         run(&self.ctx, call, operation).await.map(Served::Done)
+    }
+
+    async fn meet(&self, floors: &Floors) -> Result<(), OpError> {
+        for floor in floors.iter() {
+            self.cache.meet(&self.ctx, floor).await?;
+        }
+        Ok(())
     }
 
     /// On whose behalf a trusted service asks: an actor's, who must be alive, or its own.

@@ -63,7 +63,8 @@ mod tests {
     #[test]
     fn dominance_follows_capabilities_and_scope() {
         let policy = policy();
-        let rows: &[(&[&str], &str, &[&str], &str, bool)] = &[
+        type Row<'r> = (&'r [&'r str], &'r str, &'r [&'r str], &'r str, bool);
+        let rows: &[Row<'_>] = &[
             (&["admin"], "default", &["admin"], "acme", true),
             (&["admin"], "default", &["steward"], "acme", true),
             (&["steward"], "acme", &["reader"], "acme", true),

@@ -48,6 +48,8 @@ pub struct Call {
     pub client_ip: String,
     /// What changed, or may have.
     pub changes: Vec<Change>,
+    /// Those of which the store did not say, with the last known version.
+    pub unknown: Vec<Change>,
     /// Whom the operation turned out to be about, for the audit event.
     pub subject: Option<UserId>,
     /// The workspace it turned out to be about, for the audit event.
@@ -64,6 +66,7 @@ impl Call {
             monotonic_ms,
             client_ip: String::new(),
             changes: Vec::new(),
+            unknown: Vec::new(),
             subject: None,
             place: None,
         }
@@ -85,6 +88,11 @@ impl Call {
         self.changed(ChangeKind::ApiKey, &key.id, 1);
     }
 
+    fn unsure(&mut self, kind: ChangeKind, id: &impl ToString, known_version: u64) {
+        self.changed(kind, id, known_version);
+        self.unknown.extend(self.changes.last().cloned());
+    }
+
     /// Passes a store's answer on, and notes the change that may have happened if the store did not say.
     fn written<T>(
         &mut self,
@@ -94,7 +102,7 @@ impl Call {
         answer: Result<T, StoreError>,
     ) -> Result<T, OpError> {
         if answer.as_ref().is_err_and(StoreError::outcome_unknown) {
-            self.changed(kind, id, known_version);
+            self.unsure(kind, id, known_version);
         }
         Ok(answer?)
     }

@@ -84,10 +84,12 @@ async fn replace(ctx: &Ctx, call: &mut Call, from: &KeyRing, to: &KeyRing) -> Re
     }
     let answer = ctx.store.replace_key_ring(to).await;
     let unknown = answer.as_ref().is_err_and(StoreError::outcome_unknown);
-    if unknown || matches!(answer, Ok(ReplaceKeyRing::Replaced)) {
-        for (kid, version) in &changes {
+    for (kid, version) in &changes {
+        match answer {
             // Of what may not have happened, only the version before is known.
-            call.changed(ChangeKind::SigningKey, kid, if unknown { 1 } else { *version });
+            Err(_) if unknown => call.unsure(ChangeKind::SigningKey, kid, 1),
+            Ok(ReplaceKeyRing::Replaced) => call.changed(ChangeKind::SigningKey, kid, *version),
+            Ok(ReplaceKeyRing::LostRace) | Err(_) => {}
         }
     }
     match answer? {

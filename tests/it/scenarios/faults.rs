@@ -176,7 +176,7 @@ async fn answered(world: &World, operation: &str, headers: Headers<'_>, request:
     let incoming =
         Incoming { plane: Plane::Service, operation, headers, payload: &payload, received: Instant::now() };
     match world.dispatch.answer_now(incoming) {
-        Answer::Now(reply) => Answered { reply: Some(reply), changes: Vec::new() },
+        Answer::Now(reply) => Answered { reply: Some(reply), changes: Vec::new(), unknown: Vec::new() },
         Answer::Later(later) => world.dispatch.answer_later(later).await,
     }
 }
