@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 
+pub use crate::domain::caller::Denial;
 use crate::store::StoreError;
 
 /// What was not found, taken or disabled.
@@ -65,41 +66,6 @@ impl AuthFailure {
             AuthFailure::NoAnonymousUser => "no anonymous user configured",
             AuthFailure::BootstrapRefused => "bootstrap refused",
             AuthFailure::NotSeeded => "deployment not seeded",
-        }
-    }
-}
-
-/// Why somebody was not permitted: for log and audit.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Denial {
-    /// The actor is unknown or not effectively enabled.
-    ActorNotLive,
-    LacksCapability,
-    OutOfScope,
-    /// The target, or what it is to become, holds what the actor lacks.
-    NotDominated,
-    LastRootAdmin,
-    /// The given workspace is not the target's.
-    WorkspaceMismatch,
-    ServicePlaneOnly,
-    NotOneself,
-    /// Absent, and the caller may not know.
-    TargetHidden,
-}
-
-impl Denial {
-    /// The reason in words: for log and audit, and on the service plane for the caller.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Denial::ActorNotLive => "the actor is unknown or disabled",
-            Denial::LacksCapability => "the actor lacks the capability",
-            Denial::OutOfScope => "the actor's capability does not reach the target",
-            Denial::NotDominated => "the actor does not hold all that the target holds or is to hold",
-            Denial::LastRootAdmin => "it would leave the deployment without a root admin",
-            Denial::WorkspaceMismatch => "the workspace given is not the target's",
-            Denial::ServicePlaneOnly => "the operation is for the service plane",
-            Denial::NotOneself => "the operation is for oneself",
-            Denial::TargetHidden => "no such target in reach of the actor",
         }
     }
 }

@@ -8,6 +8,7 @@ use iam_schema::subject::Plane;
 use iam_schema::{Needs, OperationName};
 use iam_svc::domain::policy::{Policy, Scope};
 
+use crate::golden::compare;
 use crate::scenarios::played;
 
 /// How many scenes a row of the table names.
@@ -113,7 +114,7 @@ async fn table_of_what_is_shown_is_the_golden_one() {
         let named: Vec<&str> = scenes.into_iter().take(NAMED).collect();
         let _ = writeln!(table, "| {operation} | {plane} | {outcome} | {} |", named.join(", "));
     }
-    golden("coverage.md", &table);
+    compare("coverage.md", &table);
 }
 
 #[test]
@@ -141,21 +142,5 @@ fn capabilities_of_the_roles_are_the_golden_ones() {
         }
         table.push('\n');
     }
-    golden("roles.md", &table);
-}
-
-/// Compares a text with a file of `tests/golden`, or writes it there when asked to.
-fn golden(name: &str, text: &str) {
-    let path = format!("{}/golden/{name}", env!("CARGO_MANIFEST_DIR"));
-    if std::env::var_os("UPDATE_GOLDEN").is_some() {
-        std::fs::write(&path, text).unwrap_or_else(|e| panic!("{path}: {e}"));
-        return;
-    }
-    let known = std::fs::read_to_string(&path).unwrap_or_default();
-    let lines = |text: &str, other: &str| -> String {
-        let other: BTreeSet<&str> = other.lines().collect();
-        text.lines().filter(|line| !other.contains(line)).collect::<Vec<_>>().join("\n")
-    };
-    let (gone, new) = (lines(&known, text), lines(text, &known));
-    assert!(known == text, "{name} is another, see UPDATE_GOLDEN=1\nno longer so:\n{gone}\nnew:\n{new}");
+    compare("roles.md", &table);
 }

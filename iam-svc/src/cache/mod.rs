@@ -412,6 +412,39 @@ impl Cache {
         }
     }
 
+    /// What became of a change whose outcome was unknown: the record's version now. It is dropped from memory
+    /// once more, since what was read in between may be from before the change surfaced.
+    ///
+    /// # Errors
+    /// `Unavailable` while the store does not answer.
+    pub async fn settled(&self, ctx: &Ctx, change: &Change) -> Result<Change, OpError> {
+        let store = &ctx.store;
+        let id = change.id.as_str();
+        let version = match change.kind {
+            ChangeKind::User => match id.parse() {
+                Ok(id) => store.user(id, Read::Serial).await?.map_or(DELETED, |user| user.version),
+                Err(_) => change.version,
+            },
+            ChangeKind::Workspace => match id.parse() {
+                Ok(id) => store.workspace(&id, Read::Serial).await?.map_or(DELETED, |w| w.version),
+                Err(_) => change.version,
+            },
+            ChangeKind::ApiKey => match id.parse() {
+                Ok(id) => store.api_key(id).await?.map_or(DELETED, |_| 1),
+                Err(_) => change.version,
+            },
+            ChangeKind::SigningKey => {
+                let ring = store.key_ring().await?;
+                let there = ring.is_some_and(|ring| ring.keys.iter().any(|key| key.kid.as_str() == id));
+                if there { 1 } else { DELETED }
+            }
+            ChangeKind::Unknown => change.version,
+        };
+        let settled = Change { version, ..change.clone() };
+        self.drop_changed([&settled], ctx.clock.monotonic_ms());
+        Ok(settled)
+    }
+
     /// Whether what is cached shows, by itself, that a floor is met.
     pub fn meets(&self, floor: &Change, now_ms: i64) -> bool {
         match floor.kind {

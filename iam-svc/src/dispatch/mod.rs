@@ -16,7 +16,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
-use iam_schema::changes::{Change, ChangeKind, DELETED, Floors, Followed};
+use iam_schema::changes::{Change, Floors, Followed};
 use iam_schema::codec::{Format, Payload};
 use iam_schema::subject::{MIN, Plane};
 use iam_schema::{ErrorKind, IamRequest, KeyId, Needs, OperationName, Secret, Timestamp, UserId};
@@ -32,7 +32,6 @@ use crate::ctx::Ctx;
 use crate::domain::caller::Caller;
 use crate::error::{AuthFailure, Denial, OpError};
 use crate::ops::{self, Call, Done};
-use crate::store::Read;
 
 /// The largest payload that is decoded on a front thread, in bytes.
 const MAX_PAYLOAD_NOW: usize = 16 * 1024;
@@ -330,37 +329,12 @@ impl Dispatch {
         Answered { reply: Some(reply), changes: call.changes, unknown: call.unknown }
     }
 
-    /// What became of a change whose outcome was unknown: the record's version now. It is dropped from memory
-    /// once more, since what was read in between may be from before the change surfaced.
+    /// What became of a change whose outcome was unknown: the record's version now.
     ///
     /// # Errors
     /// `Unavailable` while the store does not answer.
     pub async fn settled(&self, change: &Change) -> Result<Change, OpError> {
-        let store = &self.ctx.store;
-        let id = change.id.as_str();
-        let version = match change.kind {
-            ChangeKind::User => match id.parse() {
-                Ok(id) => store.user(id, Read::Serial).await?.map_or(DELETED, |user| user.version),
-                Err(_) => change.version,
-            },
-            ChangeKind::Workspace => match id.parse() {
-                Ok(id) => store.workspace(&id, Read::Serial).await?.map_or(DELETED, |w| w.version),
-                Err(_) => change.version,
-            },
-            ChangeKind::ApiKey => match id.parse() {
-                Ok(id) => store.api_key(id).await?.map_or(DELETED, |_| 1),
-                Err(_) => change.version,
-            },
-            ChangeKind::SigningKey => {
-                let ring = store.key_ring().await?;
-                let there = ring.is_some_and(|ring| ring.keys.iter().any(|key| key.kid.as_str() == id));
-                if there { 1 } else { DELETED }
-            }
-            ChangeKind::Unknown => change.version,
-        };
-        let settled = Change { version, ..change.clone() };
-        self.cache.drop_changed([&settled], self.ctx.clock.monotonic_ms());
-        Ok(settled)
+        self.cache.settled(&self.ctx, change).await
     }
 
     async fn serve(&self, later: &Later, call: &mut Call) -> Reply {

@@ -7,7 +7,41 @@ use iam_schema::{UserId, WorkspaceId};
 use super::decision::Principal;
 use super::dominance::dominates;
 use super::policy::{Grants, Policy};
-use crate::error::Denial;
+
+/// Why somebody was not permitted: for log and audit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Denial {
+    /// The actor is unknown or not effectively enabled.
+    ActorNotLive,
+    LacksCapability,
+    OutOfScope,
+    /// The target, or what it is to become, holds what the actor lacks.
+    NotDominated,
+    LastRootAdmin,
+    /// The given workspace is not the target's.
+    WorkspaceMismatch,
+    ServicePlaneOnly,
+    NotOneself,
+    /// Absent, and the caller may not know.
+    TargetHidden,
+}
+
+impl Denial {
+    /// The reason in words: for log and audit, and on the service plane for the caller.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Denial::ActorNotLive => "the actor is unknown or disabled",
+            Denial::LacksCapability => "the actor lacks the capability",
+            Denial::OutOfScope => "the actor's capability does not reach the target",
+            Denial::NotDominated => "the actor does not hold all that the target holds or is to hold",
+            Denial::LastRootAdmin => "it would leave the deployment without a root admin",
+            Denial::WorkspaceMismatch => "the workspace given is not the target's",
+            Denial::ServicePlaneOnly => "the operation is for the service plane",
+            Denial::NotOneself => "the operation is for oneself",
+            Denial::TargetHidden => "no such target in reach of the actor",
+        }
+    }
+}
 
 /// On whose behalf an operation runs.
 #[derive(Debug, Clone)]
