@@ -219,10 +219,6 @@ impl Follower {
         let mut followed = Followed { drop: event.changes.clone(), drop_all: false };
         let heartbeat = event.changes.is_empty();
         self.heard_any |= heartbeat;
-        if event.bye {
-            self.instances.remove(&event.instance);
-            return followed;
-        }
         let instance = self.instances.entry(event.instance.clone()).or_insert_with(|| Instance {
             seq: 0,
             missing: BTreeSet::new(),
@@ -257,6 +253,11 @@ impl Follower {
             followed.drop_all |= !instance.missing.is_empty();
             instance.missing.clear();
             instance.settled = true;
+        }
+        if event.bye {
+            // Nothing more will tell what was missed, so what is missing now stays so.
+            followed.drop_all |= !instance.missing.is_empty();
+            self.instances.remove(&event.instance);
         }
         followed
     }
@@ -349,6 +350,18 @@ mod tests {
         follower.event(&heartbeat(0, &[]), 0);
         follower.event(&ChangeEvent { instance: "a".into(), bye: true, ..Default::default() }, 1);
         assert!(!follower.tick(SILENCE_MS * 2));
+    }
+
+    #[test]
+    fn goodbye_tells_of_what_was_lost_before_it() {
+        let mut follower = Follower::default();
+        follower.event(&event(1, "u1"), 0);
+        let healed = follower.event(&ChangeEvent { bye: true, ..heartbeat(2, &[(2, "u2")]) }, 1);
+        assert_eq!(healed, Followed { drop: vec![change("u2")], drop_all: false });
+
+        follower.event(&event(1, "u1"), 2);
+        assert!(follower.event(&ChangeEvent { bye: true, ..heartbeat(3, &[]) }, 3).drop_all);
+        assert_eq!(follower.instances(), 0);
     }
 
     #[test]

@@ -68,6 +68,8 @@ impl Stage<'_> {
         let mut command = Command::new(program("iam"));
         command
             .args(line.split_whitespace())
+            // The hash threads give way to everything else that a busy machine does.
+            .args(["--timeout", "60"])
             .env_clear()
             .env("HOME", self.home.path())
             .env("XDG_STATE_HOME", self.home.path())

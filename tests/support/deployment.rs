@@ -107,7 +107,7 @@ impl Deployment {
     }
 
     async fn ready(&mut self) {
-        for _ in 0..300 {
+        for _ in 0..600 {
             let asked = self.client.call(OperationName::BootstrapStatus, IamRequest::default()).await;
             if asked.is_ok() {
                 return;
@@ -117,7 +117,7 @@ impl Deployment {
             }
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
-        panic!("iam-svc is not ready after 15 s:\n{}", self.log());
+        panic!("iam-svc is not ready after 30 s:\n{}", self.log());
     }
 }
 
@@ -149,7 +149,8 @@ fn spawn(url: &str, prefix: &str, dir: &Path, arguments: &[&str]) -> Child {
 async fn connect(url: &str, prefix: &str) -> Client {
     let connection = Connection {
         subject_prefix: prefix.to_owned(),
-        timeout: Duration::from_secs(20),
+        // The hash threads give way to everything else that a busy machine does.
+        timeout: Duration::from_secs(60),
         ..Connection::to([url])
     };
     Client::connect(&connection).await.expect("a NATS server")

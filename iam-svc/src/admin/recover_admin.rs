@@ -9,6 +9,7 @@ use iam_schema::changes::{Change, ChangeEvent};
 use iam_schema::codec::{Format, encode};
 use iam_schema::subject::{Plane, Subjects};
 
+use crate::Serving;
 use crate::bus;
 use crate::config::{Config, IfMissing, Nats};
 use crate::ctx::Ctx;
@@ -26,27 +27,43 @@ pub async fn run(config: Config, username: Username) -> Result<(), Exit> {
     let opened = crate::open(config, IfMissing::Refuse).await?;
     let (ctx, serving) = (opened.ctx, opened.serving);
     let mut call = Call::new(Plane::Service, Caller::Service, ctx.now(), ctx.clock.monotonic_ms());
-    let password =
-        recovery::recover_admin(&ctx, &mut call, &username).await.map_err(|error| match error {
-            OpError::Invalid { field, rule } => Exit::new(Cause::Configuration, format!("{field} {rule}")),
-            OpError::Unavailable(cause) => Exit::new(Cause::Unreachable, cause.into_owned()),
-            other => Exit::new(Cause::Internal, format!("{other:?}")),
-        })?;
+    let password = match recovery::recover_admin(&ctx, &mut call, &username).await {
+        Ok(password) => password,
+        Err(error) => {
+            // Something may have been changed before it failed, or the store did not say.
+            if !call.changes.is_empty() {
+                tell(&ctx, &serving, &call, &username, AuditOutcome::Failure).await;
+            }
+            return Err(match error {
+                OpError::Invalid { field, rule } => {
+                    Exit::new(Cause::Configuration, format!("{field} {rule}"))
+                }
+                OpError::Unavailable(cause) => Exit::new(Cause::Unreachable, cause.into_owned()),
+                other => Exit::new(Cause::Internal, format!("{other:?}")),
+            });
+        }
+    };
     // A closed stdout must not end this before the events are out.
     let printed = writeln!(std::io::stdout(), "{}", password.expose());
-    if let Err(reason) = tell(&ctx, &serving.nats, &serving.subjects, &call, &username).await {
-        eprintln!("iam-svc: no audit event and no change event was published: {reason}");
-        eprintln!("iam-svc: whoever cached the admin's former state may go on with it for a minute");
-    }
+    tell(&ctx, &serving, &call, &username, AuditOutcome::Success).await;
     printed.map_err(|error| Exit::new(Cause::Internal, format!("the password was not printed: {error}")))
 }
 
-async fn tell(
+/// Publishes what was done, or says on stderr that nobody heard of it.
+async fn tell(ctx: &Ctx, serving: &Serving, call: &Call, username: &Username, outcome: AuditOutcome) {
+    if let Err(reason) = publish(ctx, &serving.nats, &serving.subjects, call, username, outcome).await {
+        eprintln!("iam-svc: no audit event and no change event was published: {reason}");
+        eprintln!("iam-svc: whoever cached the admin's former state may go on with it for a minute");
+    }
+}
+
+async fn publish(
     ctx: &Ctx,
     nats: &Nats,
     subjects: &Subjects,
     call: &Call,
     username: &Username,
+    outcome: AuditOutcome,
 ) -> Result<(), String> {
     let event = AuditEvent {
         schema_version: SCHEMA_VERSION,
@@ -58,7 +75,7 @@ async fn tell(
             user_id: call.subject.map(|id| id.to_string()).unwrap_or_default(),
             username: username.to_string(),
             operation: "recover-admin".to_owned(),
-            outcome: Some(AuditOutcome::Success),
+            outcome: Some(outcome),
             reason: "run offline, by whoever holds the store and the key-encryption key".to_owned(),
             ..AuditPayload::default()
         },

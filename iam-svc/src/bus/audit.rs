@@ -25,7 +25,7 @@ use super::LogGate;
 use crate::telemetry::Metrics;
 
 /// The most events of a kind that wait for their acknowledgement: some minutes of a busy deployment without its
-/// stream. Failed authentications have a spool of their own, so that a flood of them pushes out no change.
+/// stream. Refusals have a spool of their own, so that a flood of them pushes out no change.
 const MAX_SPOOLED: usize = 8_192;
 /// The most bytes of such events: events are small, but what they quote of a request need not be.
 const MAX_SPOOLED_BYTES: usize = 16 * 1024 * 1024;
@@ -142,36 +142,44 @@ pub(super) struct Auditor {
 #[derive(Debug, Default)]
 struct Waiting {
     changes: Spool,
-    authentications: Spool,
+    refusals: Spool,
     in_flight: usize,
 }
 
 impl Waiting {
-    fn spool(&mut self, event_type: AuditType) -> &mut Spool {
-        match event_type {
-            AuditType::Authenticate => &mut self.authentications,
-            AuditType::Management | AuditType::Authorise | AuditType::Gateway => &mut self.changes,
+    fn spool(&mut self, class: Class) -> &mut Spool {
+        match class {
+            Class::Change => &mut self.changes,
+            Class::Refusal => &mut self.refusals,
         }
     }
 
     fn len(&self) -> usize {
-        self.changes.events.len() + self.authentications.events.len() + self.in_flight
+        self.changes.events.len() + self.refusals.events.len() + self.in_flight
     }
 
     /// The next to be sent: changes first.
-    fn next(&mut self) -> Option<(AuditType, Spooled)> {
-        let change = self.changes.pop().map(|event| (AuditType::Management, event));
-        change.or_else(|| self.authentications.pop().map(|event| (AuditType::Authenticate, event)))
+    fn next(&mut self) -> Option<(Class, Spooled)> {
+        let change = self.changes.pop().map(|event| (Class::Change, event));
+        change.or_else(|| self.refusals.pop().map(|event| (Class::Refusal, event)))
     }
 }
 
-/// Whether an event must reach the stream.
-fn must_be_kept(event: &AuditEvent) -> bool {
+/// Which of the events that must reach the stream: anybody can bring about refusals, but not changes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Class {
+    Change,
+    Refusal,
+}
+
+/// Whether an event must reach the stream, and as what.
+fn must_be_kept(event: &AuditEvent) -> Option<Class> {
     let failed = matches!(event.payload.outcome, Some(AuditOutcome::Failure | AuditOutcome::Denied));
     match event.event_type {
-        AuditType::Management => true,
-        AuditType::Authenticate => failed,
-        AuditType::Authorise | AuditType::Gateway => false,
+        AuditType::Management if failed => Some(Class::Refusal),
+        AuditType::Management => Some(Class::Change),
+        AuditType::Authenticate => failed.then_some(Class::Refusal),
+        AuditType::Authorise | AuditType::Gateway => None,
     }
 }
 
@@ -197,11 +205,11 @@ impl Auditor {
         loop {
             if self.stream == Stream::There && paused_until.is_none() {
                 while sending.len() < MAX_IN_FLIGHT
-                    && let Some((event_type, event)) = waiting.next()
+                    && let Some((class, event)) = waiting.next()
                 {
                     waiting.in_flight += 1;
                     let client = self.client.clone();
-                    sending.push(async move { (event_type, acknowledged(&client, &event).await, event) });
+                    sending.push(async move { (class, acknowledged(&client, &event).await, event) });
                 }
             }
             self.metrics.audit_spool.set(i64::try_from(waiting.len()).unwrap_or(i64::MAX));
@@ -220,7 +228,7 @@ impl Auditor {
                         deadline.get_or_insert(far);
                     }
                 },
-                Some((event_type, result, event)) = sending.next(), if !sending.is_empty() => {
+                Some((class, result, event)) = sending.next(), if !sending.is_empty() => {
                     waiting.in_flight -= 1;
                     match result {
                         Ok(()) => {
@@ -232,7 +240,7 @@ impl Auditor {
                             if !std::mem::replace(&mut failing, true) {
                                 tracing::warn!(reason, "the audit stream does not acknowledge: events wait");
                             }
-                            let lost = waiting.spool(event_type).put_back(event);
+                            let lost = waiting.spool(class).put_back(event);
                             self.give_up(lost, &mut given_up);
                             paused_until = Some(Instant::now() + PAUSE);
                         }
@@ -242,7 +250,8 @@ impl Auditor {
                     paused_until = None;
                 }
                 _ = tokio::time::sleep_until(deadline.unwrap_or(far)), if deadline.is_some() => break,
-                _ = retry.tick(), if self.stream == Stream::Wanted && deadline.is_none() => {
+                // Also one that was there, since it may have been deleted.
+                _ = retry.tick(), if (self.stream == Stream::Wanted || failing) && deadline.is_none() => {
                     match ensure_stream(&self.client, &self.subjects).await {
                         Ok(()) => {
                             tracing::info!("audit events are kept in the stream {STREAM}");
@@ -278,9 +287,11 @@ impl Auditor {
             }
         };
         let subject = self.subjects.audit(event.event_type.as_str());
-        if self.stream == Stream::There && must_be_kept(&event) {
+        if self.stream == Stream::There
+            && let Some(class) = must_be_kept(&event)
+        {
             let spooled = Spooled { id: event.event_id, subject, payload };
-            return waiting.spool(event.event_type).push(spooled);
+            return waiting.spool(class).push(spooled);
         }
         // Published on a connection that is cut it would wait without bound.
         let connected = self.client.connection_state() == State::Connected;
@@ -369,9 +380,9 @@ mod tests {
     #[test]
     fn flood_of_failed_logins_pushes_out_no_change() {
         let mut waiting = Waiting::default();
-        waiting.spool(AuditType::Management).push(spooled(1_000_000, 1));
+        waiting.spool(Class::Change).push(spooled(1_000_000, 1));
         for i in 0..MAX_SPOOLED * 2 {
-            waiting.spool(AuditType::Authenticate).push(spooled(i, 1));
+            waiting.spool(Class::Refusal).push(spooled(i, 1));
         }
         assert_eq!(waiting.next().unwrap().1.id, "1000000");
         assert_eq!(waiting.len(), MAX_SPOOLED);
@@ -388,12 +399,12 @@ mod tests {
             payload: AuditPayload { outcome: Some(outcome), ..Default::default() },
         };
         let rows = [
-            (AuditType::Management, AuditOutcome::Success, true),
-            (AuditType::Management, AuditOutcome::Denied, true),
-            (AuditType::Authenticate, AuditOutcome::Failure, true),
-            (AuditType::Authenticate, AuditOutcome::Denied, true),
-            (AuditType::Authenticate, AuditOutcome::Success, false),
-            (AuditType::Authorise, AuditOutcome::Denied, false),
+            (AuditType::Management, AuditOutcome::Success, Some(Class::Change)),
+            (AuditType::Management, AuditOutcome::Denied, Some(Class::Refusal)),
+            (AuditType::Authenticate, AuditOutcome::Failure, Some(Class::Refusal)),
+            (AuditType::Authenticate, AuditOutcome::Denied, Some(Class::Refusal)),
+            (AuditType::Authenticate, AuditOutcome::Success, None),
+            (AuditType::Authorise, AuditOutcome::Denied, None),
         ];
         for (event_type, outcome, kept) in rows {
             assert_eq!(must_be_kept(&event(event_type, outcome)), kept, "{event_type:?} {outcome:?}");

@@ -152,8 +152,10 @@ impl Publisher {
 
     /// Publishes our orderly end.
     pub(super) fn bye(&self) {
-        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        self.send(&Outbound { seq: state.seq, bye: true, ..self.blank() });
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        state.prune(self.clock.monotonic_ms());
+        let recent = state.recent.iter().map(|(_, change)| change).collect();
+        self.send(&Outbound { seq: state.seq, recent, bye: true, ..self.blank() });
     }
 
     /// Asks for a heartbeat soon, and tells by which `echo` to know it, or a later one.
@@ -240,7 +242,8 @@ impl Following {
 
     /// Whether the cache may be used again after a reconnect: said once.
     pub(super) fn settles(&mut self) -> bool {
-        let settles = self.unsettled && self.follower.settled();
+        // With nobody known there is nothing that a heartbeat has shown yet: our own comes within two seconds.
+        let settles = self.unsettled && self.follower.instances() > 0 && self.follower.settled();
         if settles {
             self.unsettled = false;
         }

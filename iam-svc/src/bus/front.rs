@@ -37,6 +37,8 @@ const UNSUBSCRIBE: Duration = Duration::from_millis(100);
 /// cache has let go of what it held.
 const SETTLE_TRIES: usize = 600;
 const SETTLE_PAUSE: Duration = Duration::from_secs(1);
+/// The most changes asked after at a time.
+const MAX_SETTLING: usize = 256;
 /// How long the last messages and bytes may take at the end.
 const CLOSE: Duration = Duration::from_secs(1);
 
@@ -526,28 +528,32 @@ async fn finish(shared: Arc<Shared>, index: usize, request: Deferred, later: Box
     } else {
         shared.publisher.publish(&answered.changes, reply);
     }
-    if !answered.unknown.is_empty() {
-        shared.backend.spawn(settle(shared.clone(), answered.unknown));
+    for change in answered.unknown {
+        // Beyond the bound nobody is told but by the age of what is cached; the store has been gone for long then.
+        if shared.settling.fetch_add(1, Ordering::Relaxed) < MAX_SETTLING {
+            shared.backend.spawn(settle(shared.clone(), change));
+        } else {
+            shared.settling.fetch_sub(1, Ordering::Relaxed);
+        }
     }
     // Only now: draining waits for the permits.
     drop(permit);
 }
 
-/// Finds out what became of changes whose outcome the store did not tell, and publishes that.
+/// Finds out what became of a change whose outcome the store did not tell, and publishes that.
 ///
 /// Source: protocol section 8.
-async fn settle(shared: Arc<Shared>, unknown: Vec<Change>) {
-    for change in unknown {
-        for _ in 0..SETTLE_TRIES {
-            match shared.dispatch.settled(&change).await {
-                Ok(settled) => {
-                    shared.publisher.publish(&[settled], None);
-                    break;
-                }
-                Err(_) => tokio::time::sleep(SETTLE_PAUSE).await,
+async fn settle(shared: Arc<Shared>, change: Change) {
+    for _ in 0..SETTLE_TRIES {
+        match shared.dispatch.settled(&change).await {
+            Ok(settled) => {
+                shared.publisher.publish(&[settled], None);
+                break;
             }
+            Err(_) => tokio::time::sleep(SETTLE_PAUSE).await,
         }
     }
+    shared.settling.fetch_sub(1, Ordering::Relaxed);
 }
 
 /// Where a reply may go. It is the caller's text: nothing may be published by us where only we, servers and

@@ -112,6 +112,8 @@ struct Shared {
     links: Mutex<Vec<Arc<Link>>>,
     standing: AtomicBool,
     draining: AtomicBool,
+    /// Changes of which nobody knows yet whether they happened.
+    settling: AtomicUsize,
     /// When attempts to connect at start end.
     deadline: Instant,
 }
@@ -270,7 +272,9 @@ impl Link {
                 }
             }
             Event::ServerError(ServerError::Other(text)) => {
-                tracing::error!(connection = name, front = self.front, error = text, "NATS server error");
+                if opens() {
+                    tracing::error!(connection = name, front = self.front, error = text, "NATS server error");
+                }
                 if text.to_ascii_lowercase().contains("permissions violation for subscription") {
                     *self.refused.lock().unwrap_or_else(PoisonError::into_inner) = Some(text);
                 }
@@ -434,6 +438,7 @@ impl Bus {
             links: Mutex::default(),
             standing: AtomicBool::new(false),
             draining: AtomicBool::new(false),
+            settling: AtomicUsize::new(0),
             deadline,
         });
 
@@ -552,16 +557,20 @@ impl Bus {
             }
         };
         let until = deadline.checked_sub(LAST_BYTES).unwrap_or(deadline);
-        if tokio::time::timeout_at(until, answered).await.is_err() {
+        let all_answered = tokio::time::timeout_at(until, answered).await.is_ok();
+        if !all_answered {
             let left: usize =
                 self.shared.later.iter().map(|later| MAX_LATER - later.available_permits()).sum();
             tracing::error!(left, "requests were not answered in time");
         }
         self.heart.abort();
-        self.shared.publisher.bye();
+        // Without a goodbye the others drop everything in six seconds: right, where a change may yet surface.
+        if all_answered && self.shared.settling.load(Ordering::Relaxed) == 0 {
+            self.shared.publisher.bye();
+        }
         self.phase.send_replace(Phase::Closing);
         self.shared.dispatch.flush_summaries();
-        self.shared.dispatch.write_last_used().await;
+        let _ = tokio::time::timeout_at(until, self.shared.dispatch.write_last_used()).await;
         let _ = self.stop_auditor.send(deadline);
         let closed = async {
             let fronts = self.shared.outboxes.len();
@@ -624,6 +633,7 @@ async fn nudged(shared: &Shared, done: impl Future<Output = ()>) {
 /// Publishes heartbeats and summaries of allows, and writes when keys were last used, each in its time.
 async fn heart(shared: Arc<Shared>) {
     let mut given_up = 0;
+    let mut writing = tokio::spawn(async {});
     let regular = Duration::from_millis(u64::try_from(HEARTBEAT_MS).unwrap_or(2_000));
     let mut beat = tokio::time::interval(regular);
     let mut summaries = tokio::time::interval(SUMMARIES);
@@ -633,7 +643,11 @@ async fn heart(shared: Arc<Shared>) {
         tokio::select! {
             _ = summaries.tick() => {
                 shared.dispatch.flush_summaries();
-                shared.dispatch.write_last_used().await;
+                // A store that is slow must not stop the heart: one writing at a time, and the beat goes on.
+                if writing.is_finished() {
+                    let shared = shared.clone();
+                    writing = tokio::spawn(async move { shared.dispatch.write_last_used().await });
+                }
                 continue;
             }
             _ = beat.tick() => {}

@@ -400,15 +400,32 @@ impl Cache {
                 self.load_workspace(ctx, &id, floor.version).await.map(drop)
             }
             ChangeKind::ApiKey => {
-                let id = floor.id.parse().map_err(|_| bad())?;
-                not_older(ctx.store.api_key(id).await?.map_or(DELETED, |_| 1), floor.version)
+                let id: KeyId = floor.id.parse().map_err(|_| bad())?;
+                let there = ctx.store.api_key(id).await?.is_some();
+                if !there {
+                    self.forget_key(id);
+                }
+                not_older(if there { 1 } else { DELETED }, floor.version)
             }
             ChangeKind::SigningKey => {
                 let ring = ctx.store.key_ring().await?;
                 let there = ring.is_some_and(|ring| ring.keys.iter().any(|key| key.kid.as_str() == floor.id));
+                if !there && floor.version == DELETED {
+                    // A token that it signed may be remembered as good.
+                    self.generation.invalidate_all(|| self.tokens.clear());
+                }
                 not_older(if there { 1 } else { DELETED }, floor.version)
             }
             ChangeKind::Unknown => Err(bad()),
+        }
+    }
+
+    /// Drops a key that is gone, if it is known here.
+    fn forget_key(&self, id: KeyId) {
+        if let Some((_, hash)) = self.hashes.remove(&id) {
+            self.generation.invalidate(self.hash_of(&hash), || {
+                self.keys.remove(&hash);
+            });
         }
     }
 

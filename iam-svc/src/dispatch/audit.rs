@@ -9,18 +9,21 @@ use std::sync::{Mutex, PoisonError};
 
 use iam_schema::audit::{AuditEvent, AuditOutcome, AuditPayload, AuditType, SCHEMA_VERSION};
 use iam_schema::subject::Plane;
-use iam_schema::{IamRequest, OperationName, Timestamp};
+use iam_schema::{IamRequest, KeyId, OperationName, Timestamp, UserId};
 use tokio::sync::mpsc;
 
 use super::decide::Decided;
 use crate::ctx::Ctx;
+use crate::domain::decision::Principal;
 use crate::error::OpError;
 use crate::ops::{Call, Done};
 
 /// The most kinds of allows counted between two summaries; one more flushes them early.
 const MOST_SUMMARIES: usize = 4096;
-/// How much of a resource goes into an event, in bytes.
-const MAX_RESOURCE: usize = 1024;
+/// How much of a text that a caller sent goes into an event, in bytes.
+const MAX_TEXT: usize = 256;
+/// The part of the queue that is kept free for changes that were made: nobody without a credential can fill that.
+const RESERVE: usize = 4;
 
 /// Where audit events go.
 #[derive(Debug)]
@@ -79,7 +82,10 @@ impl Audit {
             producer: String::new(),
             payload,
         };
-        if self.sender.try_send(event).is_err() {
+        let change =
+            event_type == AuditType::Management && event.payload.outcome == Some(AuditOutcome::Success);
+        let room = change || self.sender.capacity() > self.sender.max_capacity() / RESERVE;
+        if !room || self.sender.try_send(event).is_err() {
             let before = self.given_up.fetch_add(1, Ordering::Relaxed);
             // One line for each power of two: the count is in the metrics.
             if (before + 1).is_power_of_two() {
@@ -89,13 +95,25 @@ impl Audit {
     }
 
     /// An answer out of memory.
-    pub fn decided(&self, ctx: &Ctx, facts: &Facts<'_>, outcome: Result<&Decided, &OpError>) {
+    ///
+    /// `caller` is whom the API plane recognised.
+    pub fn decided(
+        &self,
+        ctx: &Ctx,
+        facts: &Facts<'_>,
+        caller: Option<&Principal>,
+        outcome: Result<&Decided, &OpError>,
+    ) {
         let allowed = matches!(outcome, Ok(Decided::Decision { allow: true, .. }));
         if allowed && !ctx.settings.audit_allow_all {
             self.count_allow(ctx, facts, outcome);
             return;
         }
         let mut payload = facts.payload();
+        if let Some(caller) = caller {
+            payload.actor = caller.id.to_string();
+            payload.roles = caller.roles.iter().map(ToString::to_string).collect();
+        }
         match outcome {
             Ok(Decided::Identity(identity)) => {
                 payload.user_id = identity.principal.id.to_string();
@@ -134,8 +152,8 @@ impl Audit {
         let allowed = Allowed {
             plane: facts.plane,
             // Who acts is, in a decision, whom it is about, unless the caller names somebody.
-            actor: if given.is_empty() || facts.plane == Plane::Api { about } else { given.to_owned() },
-            capability: facts.request.capability.to_string(),
+            actor: if given.is_empty() || facts.plane == Plane::Api { about } else { clipped(given) },
+            capability: clipped(&facts.request.capability),
             workspace: target_workspace(facts.request),
         };
         let full = {
@@ -208,54 +226,58 @@ pub struct Facts<'r> {
 impl Facts<'_> {
     fn payload(&self) -> AuditPayload {
         let request = self.request;
-        let named = request.user.as_ref().and_then(|user| user.username.clone());
+        let named = request.user.as_ref().and_then(|user| user.username.as_deref());
+        let trusted = |text: &str| match self.plane {
+            Plane::Service => clipped(text),
+            Plane::Api => String::new(),
+        };
         AuditPayload {
-            request_id: self.request_id.to_owned(),
-            client_ip: match self.plane {
-                Plane::Service => request.client_ip.to_string(),
-                Plane::Api => String::new(),
-            },
+            request_id: clipped(self.request_id),
+            client_ip: trusted(&request.client_ip),
             plane: self.plane.as_str().to_owned(),
-            actor: match self.plane {
-                Plane::Service => request.actor.to_string(),
-                Plane::Api => String::new(),
-            },
-            user_id: request.user_id.to_string(),
-            username: named.unwrap_or_else(|| request.username.to_string()),
+            actor: trusted(&request.actor),
+            user_id: request.user_id.parse::<UserId>().map(|id| id.to_string()).unwrap_or_default(),
+            username: clipped(named.unwrap_or(&request.username)),
             operation: self.operation.to_string(),
-            capability: request.capability.to_string(),
+            capability: clipped(&request.capability),
             workspace: target_workspace(request),
-            resource: resource(request),
+            resource: resource(self.operation, request),
             duration_us: Some(self.duration_us),
             ..AuditPayload::default()
         }
     }
 }
 
+/// What of a caller's text goes into an event: its beginning, without control characters.
+fn clipped(text: &str) -> String {
+    let end = (0..=text.len().min(MAX_TEXT)).rev().find(|end| text.is_char_boundary(*end)).unwrap_or(0);
+    text.chars()
+        .take(text.get(..end).unwrap_or_default().chars().count())
+        .filter(|c| !c.is_control())
+        .collect()
+}
+
 fn target_workspace(request: &IamRequest<'_>) -> String {
     use iam_schema::codec::{Member, target_member};
     for json in [&request.resource_json, &request.parameters_json] {
         if let Ok(Member::Text(text)) = target_member(json) {
-            return text.into_owned();
+            return clipped(&text);
         }
     }
-    let record = request.workspace_record.as_ref().and_then(|record| record.id.clone());
-    record.unwrap_or_else(|| request.workspace.to_string())
+    let record = request.workspace_record.as_ref().and_then(|record| record.id.as_deref());
+    clipped(record.unwrap_or(&request.workspace))
 }
 
-/// What a request names beside users and workspaces: the resource, the key, the number of checks.
-fn resource(request: &IamRequest<'_>) -> String {
+/// What a request names beside users and workspaces: the resource, the key. A text in the place of a key's id
+/// may be the key itself, so only an id is taken for one.
+fn resource(operation: OperationName, request: &IamRequest<'_>) -> String {
     if !request.resource_json.is_empty() {
-        let mut end = request.resource_json.len().min(MAX_RESOURCE);
-        while !request.resource_json.is_char_boundary(end) {
-            end -= 1;
-        }
-        return request.resource_json.get(..end).unwrap_or_default().to_owned();
+        return clipped(&request.resource_json);
     }
-    if !request.key_id.is_empty() {
-        return request.key_id.to_string();
+    if operation == OperationName::RetireSigningKey || request.key_id.parse::<KeyId>().is_ok() {
+        return clipped(&request.key_id);
     }
-    request.key.as_ref().map(|key| key.name.clone()).unwrap_or_default()
+    request.key.as_ref().map(|key| clipped(&key.name)).unwrap_or_default()
 }
 
 fn failure(payload: &mut AuditPayload, error: &OpError) {

@@ -298,6 +298,11 @@ impl<'v> View<'v> {
         }
         let Some(id) = self.loaded.anonymous else { return self.miss(Need::Anonymous) };
         let principal = self.live(id, |_| Ok(()))?;
+        // Checked at each use: who was none at the start may have been made one since.
+        if !principal.roles.is_disjoint(&self.ctx.policy.root_roles()) {
+            tracing::error!(user = %id, "the anonymous user is a root admin: refused");
+            return Err(AuthFailure::NoAnonymousUser.into());
+        }
         Ok(Identity {
             workspace: principal.workspace.clone(),
             principal,

@@ -267,7 +267,8 @@ impl Dispatch {
         if !decide::is_small(&request) || !floors.iter().all(|floor| self.cache.meets(floor, now_ms)) {
             return None;
         }
-        let outcome = match self.decide_now(incoming, operation, &request, now, now_ms) {
+        let mut caller = None;
+        let outcome = match self.decide_now(incoming, operation, &request, now, now_ms, &mut caller) {
             Ok(decided) => Ok(decided),
             Err(Stop::Missing) => return None,
             Err(Stop::Failed(error)) => Err(error),
@@ -280,7 +281,12 @@ impl Dispatch {
             now,
             duration_us: micros(incoming.received),
         };
-        self.audit.decided(&self.ctx, &facts, outcome.as_ref());
+        self.audit.decided(
+            &self.ctx,
+            &facts,
+            caller.as_ref().map(|c| c.principal.as_ref()),
+            outcome.as_ref(),
+        );
         Some(match outcome {
             Ok(decided) => {
                 self.note_use(&decided, now, now_ms);
@@ -297,19 +303,16 @@ impl Dispatch {
         request: &IamRequest<'_>,
         now: Timestamp,
         now_ms: i64,
+        caller: &mut Option<Identity>,
     ) -> Result<Decided, Stop> {
         check_operation(operation, request)?;
         let asked = decide::read(operation, incoming.plane, request)?;
         let view = View::new(&self.ctx, &self.cache, now, now_ms);
-        let caller = match incoming.plane {
-            Plane::Service => None,
-            Plane::Api => {
-                let identity = view.identify(&incoming.headers.credential()?)?;
-                may_ask(operation, &identity)?;
-                self.note_identity(&identity, now, now_ms);
-                Some(identity)
-            }
-        };
+        if incoming.plane == Plane::Api {
+            let identity = caller.insert(view.identify(&incoming.headers.credential()?)?);
+            may_ask(operation, identity)?;
+            self.note_identity(identity, now, now_ms);
+        }
         decide::answer(&view, incoming.plane, caller.as_ref(), &asked)
     }
 
@@ -374,7 +377,7 @@ impl Dispatch {
         };
         let response = match outcome {
             Ok(Served::Decided(decided)) => {
-                self.audit.decided(&self.ctx, &facts, Ok(&decided));
+                self.audit.decided(&self.ctx, &facts, call.caller.actor().map(Arc::as_ref), Ok(&decided));
                 self.note_use(&decided, call.now, call.monotonic_ms);
                 reply::decided(&decided)
             }
@@ -385,7 +388,7 @@ impl Dispatch {
             Err(error) => {
                 log_failure(&error, operation.as_str(), &request_id);
                 if decide::answers(operation) {
-                    self.audit.decided(&self.ctx, &facts, Err(&error));
+                    self.audit.decided(&self.ctx, &facts, call.caller.actor().map(Arc::as_ref), Err(&error));
                 } else {
                     self.audit.finished(&self.ctx, &facts, Some(call), Err(&error));
                 }
@@ -631,17 +634,18 @@ fn loggable(request_id: &str) -> &str {
     if plain { request_id } else { "(odd)" }
 }
 
-/// A fault is an error, trouble a warning; a refusal is the caller's business and the audit's.
+/// A fault is an error, trouble a warning; a refusal is the caller's business and the audit's, and not to be a
+/// way to fill our log.
 fn log_failure(error: &OpError, operation: &str, request_id: &str) {
     let request_id = loggable(request_id);
     match error {
         OpError::Internal(cause) => tracing::error!(operation, request_id, cause, "internal error"),
         OpError::Unavailable(cause) => tracing::warn!(operation, request_id, %cause, "unavailable"),
         OpError::AuthFailed(failure) => {
-            tracing::info!(operation, request_id, reason = failure.as_str(), "authentication refused");
+            tracing::debug!(operation, request_id, reason = failure.as_str(), "authentication refused");
         }
         OpError::NotPermitted(denial) => {
-            tracing::info!(operation, request_id, reason = denial.as_str(), "not permitted");
+            tracing::debug!(operation, request_id, reason = denial.as_str(), "not permitted");
         }
         OpError::Invalid { .. }
         | OpError::WeakPassword(_)
