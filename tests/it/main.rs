@@ -4,5 +4,6 @@ mod cli;
 mod coverage;
 mod golden;
 mod scenarios;
+mod service;
 mod store;
 mod tidy;
