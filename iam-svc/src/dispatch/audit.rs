@@ -3,7 +3,9 @@
 //! Handing over never waits and never fails the request: by then it is done. What finds the queue full is
 //! counted, and the count is logged.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
+use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
@@ -29,23 +31,61 @@ const RESERVE: usize = 4;
 #[derive(Debug)]
 pub struct Audit {
     sender: mpsc::Sender<AuditEvent>,
-    allows: Mutex<HashMap<Allowed, u64>>,
+    /// By their hash, so that one that was counted before is found by what the request lends.
+    allows: Mutex<HashMap<u64, Vec<(Allowed<'static>, u64)>>>,
+    hasher: RandomState,
     given_up: AtomicU64,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-struct Allowed {
+/// What allows are counted by.
+#[derive(Debug, PartialEq, Eq, Hash)]
+struct Allowed<'r> {
     plane: Plane,
-    actor: String,
-    capability: String,
-    workspace: String,
+    actor: Actor<'r>,
+    capability: Cow<'r, str>,
+    workspace: Cow<'r, str>,
+}
+
+#[derive(Debug, PartialEq, Eq, Hash)]
+enum Actor<'r> {
+    User(UserId),
+    Named(Cow<'r, str>),
+}
+
+impl Allowed<'_> {
+    fn into_owned(self) -> Allowed<'static> {
+        let own = |text: Cow<'_, str>| Cow::Owned(text.into_owned());
+        Allowed {
+            plane: self.plane,
+            actor: match self.actor {
+                Actor::User(id) => Actor::User(id),
+                Actor::Named(name) => Actor::Named(own(name)),
+            },
+            capability: own(self.capability),
+            workspace: own(self.workspace),
+        }
+    }
+}
+
+/// A text as it may go into an event, borrowed where it may do so as it is.
+fn plain(text: &str) -> Cow<'_, str> {
+    if text.len() <= MAX_TEXT && text.bytes().all(|b| b.is_ascii_graphic()) {
+        Cow::Borrowed(text)
+    } else {
+        Cow::Owned(clipped(text))
+    }
 }
 
 impl Audit {
     /// A queue for so many events, and its other end.
     pub fn channel(capacity: usize) -> (Self, mpsc::Receiver<AuditEvent>) {
         let (sender, receiver) = mpsc::channel(capacity);
-        let audit = Self { sender, allows: Mutex::default(), given_up: AtomicU64::new(0) };
+        let audit = Self {
+            sender,
+            allows: Mutex::default(),
+            hasher: RandomState::new(),
+            given_up: AtomicU64::new(0),
+        };
         (audit, receiver)
     }
 
@@ -57,13 +97,16 @@ impl Audit {
     /// Hands over the summaries of allows counted so far.
     pub fn flush_summaries(&self, ctx: &Ctx, now: Timestamp) {
         let counted = std::mem::take(&mut *self.allows.lock().unwrap_or_else(PoisonError::into_inner));
-        for (allowed, count) in counted {
+        for (allowed, count) in counted.into_values().flatten() {
             let payload = AuditPayload {
                 plane: allowed.plane.as_str().to_owned(),
-                actor: allowed.actor,
+                actor: match allowed.actor {
+                    Actor::User(id) => id.to_string(),
+                    Actor::Named(name) => name.into_owned(),
+                },
                 operation: OperationName::Authorise.to_string(),
-                capability: allowed.capability,
-                workspace: allowed.workspace,
+                capability: allowed.capability.into_owned(),
+                workspace: allowed.workspace.into_owned(),
                 outcome: Some(AuditOutcome::Success),
                 count: Some(count),
                 ..AuditPayload::default()
@@ -104,9 +147,10 @@ impl Audit {
         caller: Option<&Principal>,
         outcome: Result<&Decided, &OpError>,
     ) {
-        let allowed = matches!(outcome, Ok(Decided::Decision { allow: true, .. }));
-        if allowed && !ctx.settings.audit_allow_all {
-            self.count_allow(ctx, facts, outcome);
+        if let Ok(Decided::Decision { allow: true, about, target, .. }) = outcome
+            && !ctx.settings.audit_allow_all
+        {
+            self.count_allow(ctx, facts, *about, target.as_deref());
             return;
         }
         let mut payload = facts.payload();
@@ -143,22 +187,29 @@ impl Audit {
         self.publish(ctx, facts.now, audit_type(facts.operation), payload);
     }
 
-    fn count_allow(&self, ctx: &Ctx, facts: &Facts<'_>, outcome: Result<&Decided, &OpError>) {
-        let about = match outcome {
-            Ok(Decided::Decision { about: Some(id), .. }) => id.to_string(),
-            _ => String::new(),
+    /// Counts an allow. This is on the path of every decision: nothing is allocated for what was counted before.
+    fn count_allow(&self, ctx: &Ctx, facts: &Facts<'_>, about: Option<UserId>, target: Option<&str>) {
+        let request = facts.request;
+        let actor = match (facts.plane, request.actor.as_ref(), about) {
+            (Plane::Service, given, _) if !given.is_empty() => Actor::Named(plain(given)),
+            // Who acts is, in a decision, whom it is about, unless the caller names somebody.
+            (_, _, Some(about)) => Actor::User(about),
+            (_, _, None) => Actor::Named(Cow::Borrowed("")),
         };
-        let given = facts.request.actor.as_ref();
         let allowed = Allowed {
             plane: facts.plane,
-            // Who acts is, in a decision, whom it is about, unless the caller names somebody.
-            actor: if given.is_empty() || facts.plane == Plane::Api { about } else { clipped(given) },
-            capability: clipped(&facts.request.capability),
-            workspace: target_workspace(facts.request),
+            actor,
+            capability: plain(&request.capability),
+            workspace: plain(target.unwrap_or(&request.workspace)),
         };
+        let hash = self.hasher.hash_one(&allowed);
         let full = {
             let mut allows = self.allows.lock().unwrap_or_else(PoisonError::into_inner);
-            *allows.entry(allowed).or_default() += 1;
+            let alike = allows.entry(hash).or_default();
+            match alike.iter_mut().find(|(known, _)| *known == allowed) {
+                Some((_, count)) => *count += 1,
+                None => alike.push((allowed.into_owned(), 1)),
+            }
             allows.len() >= MOST_SUMMARIES
         };
         if full {

@@ -21,8 +21,20 @@ const MAX_CHECKS_NOW: usize = 128;
 #[derive(Debug)]
 pub enum Decided {
     Identity(Identity),
-    Decision { allow: bool, ttl_s: u32, identity: Option<Identity>, why: &'static str, about: Option<UserId> },
-    Decisions { list: Vec<Decision>, identity: Option<Identity>, about: Option<UserId> },
+    Decision {
+        allow: bool,
+        ttl_s: u32,
+        identity: Option<Identity>,
+        why: &'static str,
+        about: Option<UserId>,
+        /// The first target, for the audit.
+        target: Option<Box<str>>,
+    },
+    Decisions {
+        list: Vec<Decision>,
+        identity: Option<Identity>,
+        about: Option<UserId>,
+    },
 }
 
 /// Whether an operation is one of these.
@@ -205,7 +217,9 @@ fn authorise(view: &View<'_>, about: About, question: &Question<'_>) -> Result<D
     let reason = decision::decide(&view.ctx.policy, about.principal(), question, state)?;
     let allow = reason.allows();
     let ttl_s = about.ttl(view, allow);
-    Ok(Decided::Decision { allow, ttl_s, why: why(reason), about: Some(about.id), identity: about.identity })
+    let target = question.target_texts().next().map(Box::from);
+    let (why, identity) = (why(reason), about.identity);
+    Ok(Decided::Decision { allow, ttl_s, why, about: Some(about.id), identity, target })
 }
 
 /// Reads the target of a resource or parameters object.
