@@ -44,13 +44,14 @@ use std::future::Future;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use iam_schema::changes::Change;
 use tokio::time::Instant;
 
 use crate::bus::{Bus, Parts};
 use crate::clock::SystemClock;
 use crate::config::{AuditStream, Config, IfMissing, KekFault, Nats};
 use crate::crypto::passwords::HashPool;
-use crate::ctx::{BootstrapMode, Ctx};
+use crate::ctx::Ctx;
 use crate::dispatch::Dispatch;
 use crate::dispatch::audit::Audit;
 use crate::domain::throttle::Throttle;
@@ -165,24 +166,27 @@ pub async fn serve(ctx: Arc<Ctx>, serving: Serving, shutdown: impl Future<Output
     let (http_address, http) = http.unzip();
     let http = http.map(tokio::spawn);
 
-    if let BootstrapMode::Token(_) = ctx.settings.bootstrap {
-        seed(&ctx, deadline).await?;
-    }
     let (audit, audit_events) = Audit::channel(AUDIT_QUEUE);
-    let dispatch = Dispatch::new(ctx.clone(), audit);
+    let dispatch = Arc::new(Dispatch::new(ctx.clone(), audit));
     let parts = Parts {
         nats,
         subjects,
         front_threads,
         audit_stream,
         ctx,
-        dispatch: Arc::new(dispatch),
+        dispatch: dispatch.clone(),
         metrics,
         audit_events,
     };
     tokio::pin!(shutdown);
+    let start = async {
+        let seeded = seed(&dispatch, deadline).await?;
+        let bus = Bus::start(parts, deadline).await?;
+        bus.announce(&seeded);
+        Ok::<_, Exit>(bus)
+    };
     let mut bus = tokio::select! {
-        bus = Bus::start(parts, deadline) => bus?,
+        bus = start => bus?,
         // Nothing was taken on yet, so that there is nothing to drain.
         () = &mut shutdown => return Ok(()),
     };
@@ -212,10 +216,10 @@ pub async fn serve(ctx: Arc<Ctx>, serving: Serving, shutdown: impl Future<Output
 }
 
 /// Seeds an empty deployment in mode `token`, and tries on while the store does not answer.
-async fn seed(ctx: &Ctx, deadline: Instant) -> Result<(), Exit> {
+async fn seed(dispatch: &Dispatch, deadline: Instant) -> Result<Vec<Change>, Exit> {
     loop {
-        match ops::bootstrap::seed_at_start(ctx).await {
-            Ok(()) => return Ok(()),
+        match dispatch.seed_at_start().await {
+            Ok(changes) => return Ok(changes),
             Err(OpError::Unavailable(reason)) if Instant::now() >= deadline => {
                 return Err(Exit::new(Cause::Unreachable, reason));
             }

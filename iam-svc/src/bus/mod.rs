@@ -26,7 +26,7 @@ use std::time::Duration;
 use async_nats::connection::State;
 use async_nats::{Client, ConnectOptions, Event, ServerError};
 use iam_schema::audit::AuditEvent;
-use iam_schema::changes::HEARTBEAT_MS;
+use iam_schema::changes::{Change, HEARTBEAT_MS};
 use iam_schema::subject::{Plane, Subjects};
 use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
@@ -526,6 +526,13 @@ impl Bus {
     /// For the health endpoints.
     pub fn status(&self) -> Status {
         Status(self.shared.clone())
+    }
+
+    /// Publishes what was changed before there was a bus.
+    pub fn announce(&self, changes: &[Change]) {
+        if !changes.is_empty() {
+            self.shared.publisher.publish(changes, None);
+        }
     }
 
     /// The id of this start, as in events and discovery.

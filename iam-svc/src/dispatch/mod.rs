@@ -10,6 +10,7 @@ mod decode;
 mod identity;
 mod reply;
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -226,25 +227,32 @@ impl Dispatch {
             Ok(None) => Answer::Later(Later::of(&incoming)),
             Err(_) => {
                 let format = Payload::format_of(incoming.payload);
-                Answer::Now(self.refuse(&OpError::Internal("panic".into()), incoming.plane, format))
+                Answer::Now(self.refuse(&panicked(), incoming.plane, format, ""))
             }
         }
     }
 
-    fn refuse(&self, error: &OpError, plane: Plane, format: Format) -> Reply {
-        let request_id = match error {
-            OpError::Internal(_) => self.ctx.entropy.uuid(self.ctx.now()).to_string(),
-            _ => String::new(),
-        };
+    fn refuse(&self, error: &OpError, plane: Plane, format: Format, request_id: &str) -> Reply {
+        let request_id = self.traceable(request_id, Some(error));
         log_failure(error, "", &request_id);
         reply::write(&reply::failed(reply::error(error, plane, &request_id)), format)
+    }
+
+    /// The request's own id. A fault of ours always has one, by which its log line is found.
+    fn traceable<'r>(&self, given: &'r str, error: Option<&OpError>) -> Cow<'r, str> {
+        match error {
+            Some(OpError::Internal(_)) if given.is_empty() => {
+                Cow::Owned(self.ctx.entropy.uuid(self.ctx.now()).to_string())
+            }
+            _ => Cow::Borrowed(given),
+        }
     }
 
     /// The reply, or `None` where somebody who may wait must take over.
     fn try_now(&self, incoming: &Incoming<'_>) -> Option<Reply> {
         let format = Payload::format_of(incoming.payload);
         // Refused here, garbage costs no more than it must.
-        let refused = |error: OpError| Some(self.refuse(&error, incoming.plane, format));
+        let refused = |error: OpError| Some(self.refuse(&error, incoming.plane, format, ""));
         let Ok(operation) = incoming.operation.parse::<OperationName>() else {
             return refused(OpError::invalid("", "unknown operation"));
         };
@@ -268,16 +276,20 @@ impl Dispatch {
             return None;
         }
         let mut caller = None;
-        let outcome = match self.decide_now(incoming, operation, &request, now, now_ms, &mut caller) {
+        let decided = std::panic::catch_unwind(AssertUnwindSafe(|| {
+            self.decide_now(incoming, operation, &request, now, now_ms, &mut caller)
+        }));
+        let outcome = match decided.unwrap_or_else(|_| Err(panicked().into())) {
             Ok(decided) => Ok(decided),
             Err(Stop::Missing) => return None,
             Err(Stop::Failed(error)) => Err(error),
         };
+        let request_id = self.traceable(&request.request_id, outcome.as_ref().err());
         let facts = Facts {
             plane: incoming.plane,
             operation,
             request: &request,
-            request_id: &request.request_id,
+            request_id: &request_id,
             now,
             duration_us: micros(incoming.received),
         };
@@ -292,7 +304,7 @@ impl Dispatch {
                 self.note_use(&decided, now, now_ms);
                 reply::write(&reply::decided(&decided), format)
             }
-            Err(error) => self.refuse(&error, incoming.plane, format),
+            Err(error) => self.refuse(&error, incoming.plane, format, &request_id),
         })
     }
 
@@ -327,9 +339,32 @@ impl Dispatch {
         self.cache.drop_changed(&call.changes, self.ctx.clock.monotonic_ms());
         let reply = served.unwrap_or_else(|_| {
             let format = Payload::format_of(&later.payload);
-            self.refuse(&OpError::Internal("panic".into()), later.plane, format)
+            self.refuse(&panicked(), later.plane, format, "")
         });
         Answered { reply: Some(reply), changes: call.changes, unknown: call.unknown }
+    }
+
+    /// In mode `token`, seeds an empty deployment. Gives what changed: to be published once there is a bus.
+    ///
+    /// # Errors
+    /// `Unavailable`, also while another replica's attempt is under way; `Internal`.
+    pub async fn seed_at_start(&self) -> Result<Vec<Change>, OpError> {
+        let now_ms = self.ctx.clock.monotonic_ms();
+        let mut call = Call::new(Plane::Service, Caller::Service, self.ctx.now(), now_ms);
+        let received = Instant::now();
+        let Some(done) = ops::bootstrap::seed_at_start(&self.ctx, &mut call).await? else {
+            return Ok(Vec::new());
+        };
+        let facts = Facts {
+            plane: call.plane,
+            operation: OperationName::Bootstrap,
+            request: &IamRequest::default(),
+            request_id: &self.ctx.entropy.uuid(call.now).to_string(),
+            now: call.now,
+            duration_us: micros(received),
+        };
+        self.audit.finished(&self.ctx, &facts, Some(&call), Ok(&done));
+        Ok(call.changes)
     }
 
     /// What became of a change whose outcome was unknown: the record's version now.
@@ -342,7 +377,7 @@ impl Dispatch {
 
     async fn serve(&self, later: &Later, call: &mut Call) -> Reply {
         let format = Payload::format_of(&later.payload);
-        let early = |error: OpError| self.refuse(&error, later.plane, format);
+        let early = |error: OpError| self.refuse(&error, later.plane, format, "");
         let Ok(operation) = later.operation.parse::<OperationName>() else {
             return early(OpError::invalid("", "unknown operation"));
         };
@@ -365,7 +400,8 @@ impl Dispatch {
             request_id = loggable(&request_id),
             trace_id = later.headers().trace_id(),
         );
-        let outcome = self.carry_out(later, operation, &request, call).instrument(span).await;
+        let carried_out = self.carry_out(later, operation, &request, call).instrument(span);
+        let outcome = AssertUnwindSafe(carried_out).catch_unwind().await.unwrap_or_else(|_| Err(panicked()));
 
         let facts = Facts {
             plane: later.plane,
@@ -622,6 +658,11 @@ async fn run(ctx: &Ctx, call: &mut Call, operation: Operation) -> Result<Done, O
         Operation::BootstrapStatus => ops::bootstrap::bootstrap_status(ctx).await,
         Operation::Decide => Err(OpError::Internal("a decision came to the wrong place".into())),
     }
+}
+
+/// What a panic comes to: the request fails, and the service goes on.
+fn panicked() -> OpError {
+    OpError::Internal("panic".into())
 }
 
 fn micros(since: Instant) -> u64 {

@@ -2,7 +2,7 @@
 
 use iam_schema::changes::ChangeKind;
 use iam_schema::decisions::role;
-use iam_schema::{Secret, Timestamp, UserId};
+use iam_schema::{Secret, Timestamp};
 
 use super::{Call, Done};
 use crate::crypto::{api_keys, seal};
@@ -31,8 +31,8 @@ pub async fn bootstrap(ctx: &Ctx, call: &mut Call) -> Result<Done, OpError> {
     }
     let key = api_keys::generate(&ctx.entropy);
     match seed(ctx, call, &key).await? {
-        Some(admin) => Ok(Done::Seeded { admin, key }),
-        None => Err(AuthFailure::BootstrapRefused.into()),
+        Seeded::Seeded(admin) => Ok(Done::Seeded { admin, key }),
+        Seeded::AlreadyDone | Seeded::InProgress => Err(AuthFailure::BootstrapRefused.into()),
     }
 }
 
@@ -48,42 +48,36 @@ async fn available(ctx: &Ctx) -> Result<bool, OpError> {
     }
 }
 
-/// In token mode, seeds an empty store with the given key; otherwise does nothing.
-///
-/// Nothing is published: whoever starts after a seeding reads the store, and before it nobody has cached
-/// anything but absence, for seconds.
+/// In token mode, seeds an empty store with the given key; otherwise does nothing. Whether this call did it.
 ///
 /// # Errors
 /// `Unavailable`, also while another replica's attempt is under way; `Internal`.
-pub async fn seed_at_start(ctx: &Ctx) -> Result<(), OpError> {
-    let BootstrapMode::Token(token) = &ctx.settings.bootstrap else { return Ok(()) };
+pub async fn seed_at_start(ctx: &Ctx, call: &mut Call) -> Result<Option<Done>, OpError> {
+    let BootstrapMode::Token(token) = &ctx.settings.bootstrap else { return Ok(None) };
     if ctx.store.seed_state().await? == SeedState::Done {
-        return Ok(());
+        return Ok(None);
     }
-    let seed = new_seed(ctx, ctx.now(), token).await?;
-    match ctx.store.seed(&seed, ctx.now()).await? {
-        Seeded::Seeded(_) | Seeded::AlreadyDone => Ok(()),
+    match seed(ctx, call, token).await? {
+        Seeded::Seeded(admin) => Ok(Some(Done::Seeded { admin, key: token.clone() })),
+        Seeded::AlreadyDone => Ok(None),
         Seeded::InProgress => Err(OpError::Unavailable("another replica is seeding".into())),
     }
 }
 
-async fn seed(ctx: &Ctx, call: &mut Call, key: &Secret) -> Result<Option<UserId>, OpError> {
+async fn seed(ctx: &Ctx, call: &mut Call, key: &Secret) -> Result<Seeded, OpError> {
     let seed = new_seed(ctx, call.now, key).await?;
     let answer = ctx.store.seed(&seed, call.now).await;
     let outcome = call.written(ChangeKind::User, &seed.admin.id, 1, answer)?;
-    match outcome {
-        Seeded::Seeded(admin) => {
-            call.subject = Some(admin);
-            call.changed_workspace(&seed.workspace);
-            call.changed(ChangeKind::User, &admin, 1);
-            call.changed_key(&seed.key);
-            for key in &seed.ring.keys {
-                call.changed(ChangeKind::SigningKey, &key.kid, 1);
-            }
-            Ok(Some(admin))
+    if let Seeded::Seeded(admin) = outcome {
+        call.subject = Some(admin);
+        call.changed_workspace(&seed.workspace);
+        call.changed(ChangeKind::User, &admin, 1);
+        call.changed_key(&seed.key);
+        for key in &seed.ring.keys {
+            call.changed(ChangeKind::SigningKey, &key.kid, 1);
         }
-        Seeded::AlreadyDone | Seeded::InProgress => Ok(None),
     }
+    Ok(outcome)
 }
 
 /// The role that makes a root admin: `admin`, unless the policy file has only others.

@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 use futures_util::future::join_all;
 use iam_schema::ErrorKind::*;
 use iam_schema::Secret;
+use iam_schema::audit::AuditOutcome;
 use iam_svc::ctx::BootstrapMode;
-use iam_svc::ops::bootstrap::seed_at_start;
 use iam_tests::faulty::Faulty;
 use iam_tests::scene::As::{Holder, Nobody, Service};
 use iam_tests::scene::Shown;
@@ -115,7 +115,11 @@ pub async fn token_mode_seeds_at_start_and_never_by_the_operation() -> BTreeSet<
     refused(&s).await;
     s.err(Service, "authenticate", json!({ "credential": ANOTHER_TOKEN }), AuthFailed).await;
 
-    seed_at_start(first.dispatch.ctx()).await.expect("an empty store");
+    let changes = first.dispatch.seed_at_start().await.expect("an empty store");
+    let kinds: BTreeSet<&str> = changes.iter().map(|change| change.kind.as_str()).collect();
+    assert_eq!(kinds, BTreeSet::from(["api-key", "signing-key", "user", "workspace"]));
+    let told = first.audit.lock().await.try_recv().expect("an audit event").payload;
+    assert_eq!((told.operation.as_str(), told.outcome), ("bootstrap", Some(AuditOutcome::Success)));
     seeded(&s, &Secret::new(TOKEN)).await;
     assert_eq!(available(&s).await, false);
     refused(&s).await;
@@ -123,7 +127,7 @@ pub async fn token_mode_seeds_at_start_and_never_by_the_operation() -> BTreeSet<
     // Whoever starts on a store that was seeded does nothing, whatever the token.
     for token in [TOKEN, ANOTHER_TOKEN] {
         let again = store.world(with(token));
-        seed_at_start(again.dispatch.ctx()).await.expect("nothing to do");
+        assert!(again.dispatch.seed_at_start().await.expect("nothing to do").is_empty());
         let again = Scene::new("again", &again);
         seeded(&again, &Secret::new(TOKEN)).await;
         again.err(Service, "authenticate", json!({ "credential": ANOTHER_TOKEN }), AuthFailed).await;

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 use iam_schema::ErrorKind::{self, *};
+use iam_schema::audit::{AuditOutcome, AuditPayload};
 use iam_schema::changes::{Change, ChangeKind, DELETED, Followed};
 use iam_schema::codec::decode;
 use iam_schema::subject::Plane;
@@ -43,6 +44,12 @@ struct Prepared {
 }
 
 impl Stage {
+    /// The last audit event.
+    async fn last_told(&self) -> AuditPayload {
+        let mut events = self.world.audit.lock().await;
+        std::iter::from_fn(|| events.try_recv().ok()).last().expect("an event").payload
+    }
+
     async fn new() -> Self {
         let store = Faulty::embedded();
         let setup = Setup { anonymous_user: Some("guest".into()), ..Setup::default() };
@@ -260,12 +267,14 @@ pub async fn fault_of_any_one_call_is_told_as_it_is() -> BTreeSet<Shown> {
                 for (fault, kind) in faults {
                     let context = format!("{operation} on {plane:?}, call {n} of {method}: {fault:?}");
                     let prepared = stage.prepared(operation).await;
-                    let panics = matches!(fault, Fault::Panic);
                     stage.store.fail_nth(n, fault);
                     let reply = stage.ask(&s, *plane, &prepared).await;
                     stage.store.heal();
                     refused(&reply, kind, &context);
-                    if kind == InternalError && !panics {
+                    let told = stage.last_told().await;
+                    assert_eq!(told.request_id, "request-7", "{context}");
+                    assert_eq!(told.outcome, Some(AuditOutcome::Failure), "{context}");
+                    if kind == InternalError {
                         assert!(reply.text("error.message").contains("request-7"), "{context}: {}", reply.0);
                     }
                 }
