@@ -177,7 +177,8 @@ async fn credential_of(
     }
     let mut accepted = None;
     if service_answers {
-        accepted = whoami(report, client.with_credential(found.credential.clone())).await?;
+        let client = client.with_credential(found.credential.clone());
+        accepted = whoami(report, client, claims.is_some()).await?;
     }
     match claims {
         Some(claims) => clock(report, &found, &claims, accepted),
@@ -185,13 +186,14 @@ async fn credential_of(
     }
 }
 
-/// Whether the credential is accepted, if the service said.
-async fn whoami(report: &mut Report, client: Client) -> Result<Option<bool>, Failure> {
+/// Whether the credential is accepted, if the service said. A password that must be changed holds up whoever
+/// logged in by it, and nobody who comes with a key.
+async fn whoami(report: &mut Report, client: Client, by_login: bool) -> Result<Option<bool>, Failure> {
     match client.whoami().await {
         Ok(me) => {
             let roles = if me.roles.is_empty() { "none".to_owned() } else { me.roles.join(", ") };
             report.ok("whoami", format!("{} of workspace {}, roles: {roles}", me.username, me.workspace))?;
-            if me.must_change_password {
+            if me.must_change_password && by_login {
                 let advice = "the password must be changed before anything else: run `iam passwd`";
                 report.warn("whoami", advice.to_owned())?;
             }
