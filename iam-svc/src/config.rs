@@ -6,16 +6,11 @@
 
 mod arguments;
 mod kek;
+mod reader;
 
 use std::collections::BTreeMap;
-use std::ffi::OsString;
-use std::fmt;
-use std::fs;
-use std::io;
 use std::net::SocketAddr;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::str::FromStr;
 use std::sync::Arc;
 
 use async_nats::ServerAddr;
@@ -23,9 +18,11 @@ use iam_schema::Secret;
 use iam_schema::subject::Subjects;
 use serde::Deserialize;
 
+use self::arguments::SETTINGS;
 pub use self::arguments::{Arguments, Command};
-use self::arguments::{SETTINGS, environment_name};
 pub use self::kek::{IfMissing, KekFault, KekSource};
+pub use self::reader::{Environment, Fault};
+use self::reader::{Origin, Reader, Readers, read_text};
 use crate::crypto::seal::Kek;
 use crate::ctx::{BootstrapMode, Settings};
 use crate::domain::policy::{Policy, PolicySource, RoleSource};
@@ -42,8 +39,6 @@ const MAX_DECISION_TTL_S: u32 = 3_600;
 const MAX_FRONT_THREADS: usize = 64;
 /// The most threads that hash passwords.
 const MAX_HASH_THREADS: usize = 256;
-/// The largest file that a setting may name, in bytes.
-const MAX_FILE: u64 = 1024 * 1024;
 
 /// All that the program needs to know to run.
 #[derive(Debug)]
@@ -99,53 +94,6 @@ pub enum AuditStream {
     /// Refuse to start without it.
     Require,
     Off,
-}
-
-/// Something wrong with a setting.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Fault {
-    /// The name of the setting, without dashes before it.
-    pub setting: String,
-    origin: Origin,
-    pub rule: String,
-}
-
-/// Where a value came from.
-#[derive(Debug, Clone, PartialEq, Eq)]
-enum Origin {
-    Flag,
-    Environment(String),
-    File(PathBuf),
-    Default,
-}
-
-impl fmt::Display for Fault {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.origin {
-            Origin::Flag | Origin::Default => write!(f, "--{}: {}", self.setting, self.rule),
-            Origin::Environment(name) => write!(f, "{name} (--{}): {}", self.setting, self.rule),
-            Origin::File(path) => write!(f, "`{}` in {}: {}", self.setting, path.display(), self.rule),
-        }
-    }
-}
-
-/// The environment, as a function so that tests need none: name to value.
-pub type Environment<'e> = &'e dyn Fn(&str) -> Option<OsString>;
-
-/// A value and where it came from.
-#[derive(Debug, Clone)]
-struct Given {
-    text: String,
-    origin: Origin,
-}
-
-/// Looks settings up in their three sources, and gathers what is wrong with them.
-struct Reader<'r> {
-    flags: &'r BTreeMap<&'static str, String>,
-    environment: Environment<'r>,
-    file: BTreeMap<String, String>,
-    path: PathBuf,
-    faults: Vec<Fault>,
 }
 
 impl Config {
@@ -384,185 +332,6 @@ impl Reader<'_> {
             }
         }
     }
-
-    /// Reads the settings file, if one is named.
-    fn read_file(&mut self) {
-        let Some(given) = self.given("config") else { return };
-        self.path = PathBuf::from(&given.text);
-        let text = match read_text(&self.path) {
-            Ok(text) => text,
-            Err(rule) => return self.note("config", given.origin, rule),
-        };
-        let table: toml::Table = match toml::from_str(text.expose()) {
-            Ok(table) => table,
-            Err(e) => return self.note("config", given.origin, e.to_string().trim().to_owned()),
-        };
-        for (name, value) in table {
-            let origin = Origin::File(self.path.clone());
-            if !SETTINGS.iter().any(|s| s.name == name && name != "config") {
-                self.note(&name, origin, "no such setting");
-                continue;
-            }
-            match plain(value) {
-                Some(text) => {
-                    self.file.insert(name, text);
-                }
-                None => {
-                    self.note(&name, origin, "must be a string, an integer, a boolean or a list of strings")
-                }
-            }
-        }
-    }
-
-    /// The value of a setting without regard to its default. Empty text in the environment counts as absent:
-    /// that is how compose files and unit files write it.
-    fn given(&mut self, name: &'static str) -> Option<Given> {
-        if let Some(text) = self.flags.get(name) {
-            return Some(Given { text: text.clone(), origin: Origin::Flag });
-        }
-        let variable = environment_name(name);
-        if let Some(value) = (self.environment)(&variable).filter(|value| !value.is_empty()) {
-            let origin = Origin::Environment(variable);
-            return match value.into_string() {
-                Ok(text) => Some(Given { text, origin }),
-                Err(_) => self.fault(name, origin, "must be UTF-8"),
-            };
-        }
-        let text = self.file.get(name)?.clone();
-        Some(Given { text, origin: Origin::File(self.path.clone()) })
-    }
-
-    fn given_or_default(&mut self, name: &'static str) -> Option<Given> {
-        self.given(name).or_else(|| {
-            let setting = SETTINGS.iter().find(|s| s.name == name && !s.default.is_empty())?;
-            Some(Given { text: setting.default.to_owned(), origin: Origin::Default })
-        })
-    }
-
-    fn parsed<T>(&mut self, name: &'static str, parse: impl Fn(&str) -> Result<T, String>) -> Option<T> {
-        let given = self.given_or_default(name)?;
-        parse(&given.text).map_or_else(|rule| self.fault(name, given.origin, rule), Some)
-    }
-
-    fn number<T>(&mut self, name: &'static str, min: T, max: T) -> Option<T>
-    where
-        T: FromStr + PartialOrd + fmt::Display + Copy,
-    {
-        self.parsed(name, |text| match text.parse() {
-            Ok(n) if n >= min && n <= max => Ok(n),
-            _ => Err(format!("must be a whole number of {min} to {max}")),
-        })
-    }
-
-    fn number_or(&mut self, name: &'static str, min: usize, max: usize, default: usize) -> Option<usize> {
-        match self.given(name) {
-            Some(_) => self.number(name, min, max),
-            None => Some(default),
-        }
-    }
-
-    fn path(&mut self, name: &'static str) -> Option<PathBuf> {
-        self.given_or_default(name).map(|given| PathBuf::from(given.text))
-    }
-
-    /// The path of a file that is there and can be read.
-    fn readable(&mut self, name: &'static str) -> Option<PathBuf> {
-        let given = self.given(name)?;
-        match fs::File::open(&given.text) {
-            Ok(_) => Some(PathBuf::from(given.text)),
-            Err(e) => self.fault(name, given.origin, format!("cannot read {}: {e}", given.text)),
-        }
-    }
-
-    /// What stands in the file that a setting names.
-    fn file_text(&mut self, name: &'static str, readers: Readers) -> Option<(Secret, Origin)> {
-        let given = self.given(name)?;
-        let path = Path::new(&given.text);
-        match readers.check(path).and_then(|()| read_text(path)) {
-            Ok(text) if text.is_empty() => self.fault(name, given.origin, format!("{} is empty", given.text)),
-            Ok(text) => Some((text, given.origin)),
-            Err(rule) => self.fault(name, given.origin, rule),
-        }
-    }
-
-    /// A secret: from the file that the setting names, or itself in the environment.
-    fn secret(&mut self, name: &'static str, readers: Readers) -> Option<(Secret, Origin)> {
-        let variable = environment_name(name.strip_suffix("-file").unwrap_or(name));
-        let direct = (self.environment)(&variable).filter(|value| !value.is_empty());
-        let from_file = self.given(name);
-        match (direct, from_file) {
-            (Some(_), Some(given)) => {
-                self.fault(name, given.origin, format!("give either this or {variable}, not both"))
-            }
-            (Some(value), None) => match value.into_string() {
-                Ok(text) => Some((Secret::new(text), Origin::Environment(variable))),
-                Err(_) => self.fault(name, Origin::Environment(variable), "must be UTF-8"),
-            },
-            (None, _) => self.file_text(name, readers),
-        }
-    }
-
-    fn note(&mut self, name: &str, origin: Origin, rule: impl Into<String>) {
-        self.faults.push(Fault { setting: name.to_owned(), origin, rule: rule.into() });
-    }
-
-    /// Notes a fault where a value was wanted.
-    fn fault<T>(&mut self, name: &'static str, origin: Origin, rule: impl Into<String>) -> Option<T> {
-        self.note(name, origin, rule);
-        None
-    }
-}
-
-/// Who else may read a file that holds a secret.
-#[derive(Debug, Clone, Copy)]
-enum Readers {
-    /// For whoever set the machine up to say: container platforms mount secrets readable by all in the container.
-    Any,
-    /// A key that everything else rests on: not readable by others, or we refuse it.
-    OwnerAlone,
-}
-
-impl Readers {
-    fn check(self, path: &Path) -> Result<(), String> {
-        let Readers::OwnerAlone = self else { return Ok(()) };
-        let mode = fs::metadata(path).map_err(|e| format!("cannot read {}: {e}", path.display()))?.mode();
-        if mode & 0o007 == 0 {
-            Ok(())
-        } else {
-            Err(format!("{} is open to others (mode {:03o}): chmod 600 it", path.display(), mode & 0o777))
-        }
-    }
-}
-
-/// Reads a small text file. One line end after it does not count.
-fn read_text(path: &Path) -> Result<Secret, String> {
-    let fails = |e: io::Error| format!("cannot read {}: {e}", path.display());
-    if fs::metadata(path).map_err(fails)?.len() > MAX_FILE {
-        return Err(format!("{} is over {MAX_FILE} bytes", path.display()));
-    }
-    let mut text = fs::read_to_string(path).map_err(fails)?;
-    if text.ends_with('\n') {
-        text.pop();
-        if text.ends_with('\r') {
-            text.pop();
-        }
-    }
-    Ok(Secret::from(text))
-}
-
-/// A value of the file as text, in the form that a flag would have.
-fn plain(value: toml::Value) -> Option<String> {
-    match value {
-        toml::Value::String(text) => Some(text),
-        toml::Value::Integer(n) => Some(n.to_string()),
-        toml::Value::Boolean(b) => Some(b.to_string()),
-        toml::Value::Array(items) => {
-            let items: Option<Vec<String>> =
-                items.into_iter().map(|item| item.as_str().map(str::to_owned)).collect();
-            items.map(|items| items.join(","))
-        }
-        toml::Value::Float(_) | toml::Value::Datetime(_) | toml::Value::Table(_) => None,
-    }
 }
 
 /// The policy file. Source: protocol section 6.
@@ -599,6 +368,8 @@ impl PolicyFile {
 
 #[cfg(test)]
 mod tests {
+    use std::ffi::OsString;
+    use std::fs;
     use std::os::unix::fs::PermissionsExt;
 
     use super::*;
