@@ -11,6 +11,7 @@ use iam_tests::sample;
 use iam_tests::store_suite::{Deployment, StoreFactory};
 use tempfile::TempDir;
 
+mod crash_points;
 mod embedded;
 
 mod suite_on_embedded {

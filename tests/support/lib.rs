@@ -4,6 +4,8 @@
 pub mod sample;
 pub mod store_suite;
 
+pub mod campaign;
+pub mod crash_disk;
 pub mod disk_faults;
 
 pub mod deployment;
