@@ -2,6 +2,7 @@
 
 mod cli;
 mod coverage;
+mod crashes;
 mod golden;
 mod scenarios;
 mod service;

@@ -10,6 +10,7 @@ use iam_schema::subject::Plane;
 use iam_schema::{IamRequest, OperationName, Secret, UserId};
 use iam_tests::Deployment;
 use iam_tests::deployment::{nats_url, program};
+use rustix::process::Signal;
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -56,7 +57,7 @@ async fn change_event_comes_before_the_reply_and_heartbeats_repeat_it() {
     assert_eq!(heartbeat.recent.len(), changed.changes.len());
     assert_eq!(heartbeat.instance, changed.instance);
 
-    terminate(&mut deployment);
+    deployment.signal(Signal::TERM);
     loop {
         let event: ChangeEvent = decode(&next(&mut events).await.payload).expect("an event");
         if event.bye {
@@ -64,11 +65,6 @@ async fn change_event_comes_before_the_reply_and_heartbeats_repeat_it() {
         }
     }
     assert_eq!(deployment.child().wait().expect("it ends").code(), Some(0));
-}
-
-fn terminate(deployment: &mut Deployment) {
-    let pid = deployment.id().to_string();
-    assert!(Command::new("kill").args(["-TERM", &pid]).status().expect("kill").success());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -87,7 +83,7 @@ async fn drain_answers_every_request_that_was_taken() {
         }
     });
     tokio::time::sleep(Duration::from_millis(300)).await;
-    terminate(&mut deployment);
+    deployment.signal(Signal::TERM);
     let (answered, lost) = tokio::time::timeout(WAIT, asking).await.expect("it ends").expect("no panic");
     assert!(answered > 10 && lost == 0, "{answered} answered, {lost} lost");
     assert_eq!(deployment.child().wait().expect("it ends").code(), Some(0));

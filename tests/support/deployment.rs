@@ -13,7 +13,9 @@ use iam_client::{Client, Connection};
 use iam_schema::subject::Plane;
 use iam_schema::{IamRequest, IamResponse, OperationName, Secret, WireError};
 use iam_svc::clock::ManualClock;
+use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::scene::Wire;
 
@@ -66,14 +68,70 @@ impl Deployment {
     /// Kills the replica and starts it again on the same data directory.
     pub async fn restart(&mut self, arguments: &[&str]) {
         self.kill();
+        self.start_again(arguments).await;
+    }
+
+    /// Starts the replica, which has ended, again on the same data directory.
+    pub async fn start_again(&mut self, arguments: &[&str]) {
         self.child = spawn(&self.url, &self.prefix, self.dir.path(), arguments);
         self.ready().await;
+    }
+
+    /// Where the next start finds NATS.
+    pub fn set_nats_url(&mut self, url: &str) {
+        self.url = url.to_owned();
     }
 
     /// SIGKILL.
     pub fn kill(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
+    }
+
+    /// Sends a signal.
+    pub fn signal(&self, signal: Signal) {
+        let pid = i32::try_from(self.id()).ok().and_then(Pid::from_raw).expect("a process id");
+        kill_process(pid, signal).expect("the process is there");
+    }
+
+    /// Asks the replica to end, and waits for that; its exit code.
+    pub async fn terminate(&mut self) -> Option<i32> {
+        self.signal(Signal::TERM);
+        self.ended(Duration::from_secs(20)).await
+    }
+
+    /// Waits until the replica has ended by itself; its exit code, none if a signal ended it.
+    pub async fn ended(&mut self, within: Duration) -> Option<i32> {
+        let deadline = tokio::time::Instant::now() + within;
+        loop {
+            if let Some(status) = self.child.try_wait().expect("a child") {
+                return status.code();
+            }
+            assert!(tokio::time::Instant::now() < deadline, "iam-svc runs on:\n{}", self.log());
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// What `/readyz` says: `None` is ready, else why not. Needs `--http-addr 127.0.0.1:0`.
+    pub async fn problem(&self) -> Option<String> {
+        let (status, body) = self.get("/readyz").await;
+        (status != 200).then_some(body)
+    }
+
+    /// Asks the health endpoints; status and body. Needs `--http-addr 127.0.0.1:0`.
+    pub async fn get(&self, path: &str) -> (u16, String) {
+        let log = self.log();
+        let ready = log.lines().rfind(|line| line.contains("iam.ready")).expect("it was ready once");
+        let ready: serde_json::Value = serde_json::from_str(ready).expect("JSON");
+        let address = ready["http"].as_str().expect("an address");
+        let mut stream = tokio::net::TcpStream::connect(address).await.expect("health endpoints");
+        let request = format!("GET {path} HTTP/1.1\r\nHost: iam\r\nConnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.expect("sent");
+        let mut reply = String::new();
+        stream.read_to_string(&mut reply).await.expect("a reply");
+        let status = reply.split(' ').nth(1).and_then(|status| status.parse().ok()).expect("a status");
+        let body = reply.split_once("\r\n\r\n").map(|(_, body)| body.trim().to_owned());
+        (status, body.unwrap_or_default())
     }
 
     /// The process, for signals.
@@ -129,15 +187,13 @@ impl Drop for Deployment {
 
 fn spawn(url: &str, prefix: &str, dir: &Path, arguments: &[&str]) -> Child {
     let log = std::fs::OpenOptions::new().create(true).append(true).open(dir.join("log")).expect("a log");
-    let mode = match arguments.contains(&"--bootstrap-mode") {
-        true => &[][..],
-        false => &["--bootstrap-mode", "bootstrap"],
-    };
+    let usual = [("--bootstrap-mode", "bootstrap"), ("--audit-stream", "off"), ("--http-addr", "off")];
+    let usual = usual.iter().filter(|(flag, _)| !arguments.contains(flag));
     Command::new(program("iam-svc"))
-        .args(["--nats-url", url, "--subject-prefix", prefix, "--audit-stream", "off", "--http-addr", "off"])
+        .args(["--nats-url", url, "--subject-prefix", prefix])
         .arg("--data-dir")
         .arg(dir.join("data"))
-        .args(mode)
+        .args(usual.flat_map(|(flag, value)| [flag, value]))
         .args(arguments)
         .stdin(Stdio::null())
         .stdout(Stdio::null())

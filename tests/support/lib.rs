@@ -10,6 +10,8 @@ pub mod disk_faults;
 
 pub mod deployment;
 pub mod faulty;
+pub mod nats_server;
+pub mod proxy;
 pub mod scene;
 pub mod world;
 
