@@ -21,7 +21,7 @@ use serde::Deserialize;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
-use super::LogGate;
+use super::link::LogGate;
 use crate::telemetry::Metrics;
 
 /// The most events of a kind that wait for their acknowledgement: some minutes of a busy deployment without its

@@ -1,6 +1,7 @@
 //! NATS: connections, front threads, and what of the protocol happens on the bus and not in a request.
 //!
 //! - [`front`]: requests in, replies out
+//! - [`link`]: a connection, as its events tell of it
 //! - [`changes`]: change events, published and followed
 //! - [`discovery`]: what `nats micro` asks
 //! - [`audit`]: audit events
@@ -10,6 +11,7 @@
 //! heartbeats, audit, discovery, on one more connection.
 
 mod front;
+mod link;
 
 mod changes;
 
@@ -24,7 +26,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_nats::connection::State;
-use async_nats::{Client, ConnectOptions, Event, ServerError};
+use async_nats::{Client, ConnectOptions};
 use iam_schema::audit::AuditEvent;
 use iam_schema::changes::{Change, HEARTBEAT_MS};
 use iam_schema::subject::{Plane, Subjects};
@@ -37,6 +39,7 @@ use self::audit::{Auditor, Stream};
 use self::changes::{Outgoing, Publisher};
 use self::discovery::Discovery;
 use self::front::Front;
+use self::link::Link;
 use crate::clock::Clock;
 use crate::config::{AuditStream, Nats, NatsAuth};
 use crate::ctx::Ctx;
@@ -64,8 +67,6 @@ const MAX_RECONNECT_PAUSE: Duration = Duration::from_secs(2);
 const MIN_HEARTBEAT: Duration = Duration::from_millis(100);
 /// How often summaries of allows are published. Source: protocol section 9.
 const SUMMARIES: Duration = Duration::from_secs(10);
-/// The shortest time between two log lines about the same thing.
-const LOG_GATE: Duration = Duration::from_secs(5);
 /// What is kept of the time to drain for the last bytes, after all requests are answered.
 const LAST_BYTES: Duration = Duration::from_secs(2);
 
@@ -186,127 +187,6 @@ impl Shared {
     fn publisher_connected(&self) -> bool {
         let links = self.links.lock().unwrap_or_else(PoisonError::into_inner);
         links.iter().any(|link| link.front == 0 && link.connection == Connection::Service && link.connected())
-    }
-}
-
-/// A connection, as its events tell of it.
-#[derive(Debug)]
-struct Link {
-    connection: Connection,
-    front: usize,
-    metrics: Arc<Metrics>,
-    client: std::sync::OnceLock<Client>,
-    lost: AtomicBool,
-    /// The loss was logged, and so its end will be.
-    told: AtomicBool,
-    /// The server's word on a subscription that it does not allow.
-    refused: Mutex<Option<String>>,
-    gate: Mutex<LogGate>,
-}
-
-impl Link {
-    fn new(connection: Connection, front: usize, metrics: Arc<Metrics>) -> Self {
-        Self {
-            connection,
-            front,
-            metrics,
-            client: std::sync::OnceLock::new(),
-            lost: AtomicBool::new(false),
-            told: AtomicBool::new(false),
-            refused: Mutex::default(),
-            gate: Mutex::default(),
-        }
-    }
-
-    fn connected(&self) -> bool {
-        self.client.get().is_some_and(|client| client.connection_state() == State::Connected)
-    }
-
-    /// The API plane's connection can be cut by whoever may publish there, and discovery is a comfort: neither
-    /// makes the replica less ready, unless the server refuses what they need.
-    fn problem(&self) -> Option<String> {
-        if self.connection == Connection::House {
-            return None;
-        }
-        if let Some(refused) = self.refused.lock().unwrap_or_else(PoisonError::into_inner).as_ref() {
-            return Some(format!("NATS refuses: {refused}"));
-        }
-        let cut = self.connection == Connection::Service && !self.connected();
-        cut.then(|| "not connected to NATS".to_owned())
-    }
-
-    /// Notes what happened to the connection. Each change of state is logged once, and no more often than the
-    /// gate lets through: the connection of the API plane can be cut as often as somebody likes.
-    fn event(&self, event: Event) {
-        let name = self.connection.as_str();
-        let opens = || self.gate.lock().unwrap_or_else(PoisonError::into_inner).opens();
-        match event {
-            Event::Connected => {
-                if self.lost.swap(false, Ordering::Relaxed) {
-                    *self.refused.lock().unwrap_or_else(PoisonError::into_inner) = None;
-                    self.metrics.reconnected(self.connection);
-                    if self.told.swap(false, Ordering::Relaxed) {
-                        tracing::info!(connection = name, front = self.front, "connected to NATS again");
-                    }
-                }
-            }
-            Event::Disconnected => {
-                self.lost.store(true, Ordering::Relaxed);
-                if opens() {
-                    self.told.store(true, Ordering::Relaxed);
-                    tracing::warn!(
-                        connection = name,
-                        front = self.front,
-                        "connection to NATS lost: reconnecting"
-                    );
-                }
-            }
-            Event::SlowConsumer(_) => {
-                self.metrics.slow_consumer(self.connection);
-                if opens() {
-                    tracing::error!(
-                        connection = name,
-                        front = self.front,
-                        "messages were lost: too many at once"
-                    );
-                }
-            }
-            Event::ServerError(ServerError::Other(text)) => {
-                if opens() {
-                    tracing::error!(connection = name, front = self.front, error = text, "NATS server error");
-                }
-                if text.to_ascii_lowercase().contains("permissions violation for subscription") {
-                    *self.refused.lock().unwrap_or_else(PoisonError::into_inner) = Some(text);
-                }
-            }
-            Event::ServerError(error) => {
-                if opens() {
-                    tracing::error!(connection = name, front = self.front, %error, "NATS server error");
-                }
-            }
-            Event::LameDuckMode => tracing::info!(connection = name, "NATS server is about to end"),
-            Event::ClientError(error) => {
-                tracing::debug!(connection = name, front = self.front, %error, "cannot reconnect yet");
-            }
-            Event::Draining | Event::Closed => {}
-        }
-    }
-}
-
-/// Lets a log line through now and then.
-#[derive(Debug, Default)]
-struct LogGate {
-    last: Option<Instant>,
-}
-
-impl LogGate {
-    fn opens(&mut self) -> bool {
-        let now = Instant::now();
-        let opens = self.last.is_none_or(|last| now - last >= LOG_GATE);
-        if opens {
-            self.last = Some(now);
-        }
-        opens
     }
 }
 

@@ -1,0 +1,135 @@
+//! A connection to NATS, as its events tell of it.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use async_nats::connection::State;
+use async_nats::{Client, Event, ServerError};
+use tokio::time::Instant;
+
+use crate::telemetry::{Connection, Metrics};
+
+/// The shortest time between two log lines about the same thing.
+const LOG_GATE: Duration = Duration::from_secs(5);
+
+/// A connection, as its events tell of it.
+#[derive(Debug)]
+pub(super) struct Link {
+    pub(super) connection: Connection,
+    pub(super) front: usize,
+    metrics: Arc<Metrics>,
+    pub(super) client: std::sync::OnceLock<Client>,
+    lost: AtomicBool,
+    /// The loss was logged, and so its end will be.
+    told: AtomicBool,
+    /// The server's word on a subscription that it does not allow.
+    refused: Mutex<Option<String>>,
+    gate: Mutex<LogGate>,
+}
+
+impl Link {
+    pub(super) fn new(connection: Connection, front: usize, metrics: Arc<Metrics>) -> Self {
+        Self {
+            connection,
+            front,
+            metrics,
+            client: std::sync::OnceLock::new(),
+            lost: AtomicBool::new(false),
+            told: AtomicBool::new(false),
+            refused: Mutex::default(),
+            gate: Mutex::default(),
+        }
+    }
+
+    pub(super) fn connected(&self) -> bool {
+        self.client.get().is_some_and(|client| client.connection_state() == State::Connected)
+    }
+
+    /// The API plane's connection can be cut by whoever may publish there, and discovery is a comfort: neither
+    /// makes the replica less ready, unless the server refuses what they need.
+    pub(super) fn problem(&self) -> Option<String> {
+        if self.connection == Connection::House {
+            return None;
+        }
+        if let Some(refused) = self.refused.lock().unwrap_or_else(PoisonError::into_inner).as_ref() {
+            return Some(format!("NATS refuses: {refused}"));
+        }
+        let cut = self.connection == Connection::Service && !self.connected();
+        cut.then(|| "not connected to NATS".to_owned())
+    }
+
+    /// Notes what happened to the connection. Each change of state is logged once, and no more often than the
+    /// gate lets through: the connection of the API plane can be cut as often as somebody likes.
+    pub(super) fn event(&self, event: Event) {
+        let name = self.connection.as_str();
+        let opens = || self.gate.lock().unwrap_or_else(PoisonError::into_inner).opens();
+        match event {
+            Event::Connected => {
+                if self.lost.swap(false, Ordering::Relaxed) {
+                    *self.refused.lock().unwrap_or_else(PoisonError::into_inner) = None;
+                    self.metrics.reconnected(self.connection);
+                    if self.told.swap(false, Ordering::Relaxed) {
+                        tracing::info!(connection = name, front = self.front, "connected to NATS again");
+                    }
+                }
+            }
+            Event::Disconnected => {
+                self.lost.store(true, Ordering::Relaxed);
+                if opens() {
+                    self.told.store(true, Ordering::Relaxed);
+                    tracing::warn!(
+                        connection = name,
+                        front = self.front,
+                        "connection to NATS lost: reconnecting"
+                    );
+                }
+            }
+            Event::SlowConsumer(_) => {
+                self.metrics.slow_consumer(self.connection);
+                if opens() {
+                    tracing::error!(
+                        connection = name,
+                        front = self.front,
+                        "messages were lost: too many at once"
+                    );
+                }
+            }
+            Event::ServerError(ServerError::Other(text)) => {
+                if opens() {
+                    tracing::error!(connection = name, front = self.front, error = text, "NATS server error");
+                }
+                if text.to_ascii_lowercase().contains("permissions violation for subscription") {
+                    *self.refused.lock().unwrap_or_else(PoisonError::into_inner) = Some(text);
+                }
+            }
+            Event::ServerError(error) => {
+                if opens() {
+                    tracing::error!(connection = name, front = self.front, %error, "NATS server error");
+                }
+            }
+            Event::LameDuckMode => tracing::info!(connection = name, "NATS server is about to end"),
+            Event::ClientError(error) => {
+                tracing::debug!(connection = name, front = self.front, %error, "cannot reconnect yet");
+            }
+            Event::Draining | Event::Closed => {}
+        }
+    }
+}
+
+/// Lets a log line through now and then.
+#[derive(Debug, Default)]
+pub(super) struct LogGate {
+    last: Option<Instant>,
+}
+
+impl LogGate {
+    pub(super) fn opens(&mut self) -> bool {
+        let now = Instant::now();
+        let opens = self.last.is_none_or(|last| now - last >= LOG_GATE);
+        if opens {
+            self.last = Some(now);
+        }
+        opens
+    }
+}
