@@ -1,5 +1,6 @@
 //! The one test binary.
 
+mod bus;
 mod cli;
 mod coverage;
 mod crashes;

@@ -55,12 +55,17 @@ pub struct Deployment {
 impl Deployment {
     /// Starts a replica on an empty data directory, under a subject prefix of its own.
     pub async fn start(url: &str, arguments: &[&str]) -> Self {
+        Self::start_over(url, url, arguments).await
+    }
+
+    /// Starts a replica that reaches NATS over a line of its own, such as a proxy; its client here goes by `url`.
+    pub async fn start_over(line: &str, url: &str, arguments: &[&str]) -> Self {
         let dir = TempDir::new().expect("a directory");
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let prefix = format!("t{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
-        let child = spawn(url, &prefix, dir.path(), arguments);
+        let child = spawn(line, &prefix, dir.path(), arguments);
         let client = connect(url, &prefix).await;
-        let mut deployment = Self { child, dir, url: url.to_owned(), prefix, client };
+        let mut deployment = Self { child, dir, url: line.to_owned(), prefix, client };
         deployment.ready().await;
         deployment
     }
@@ -75,11 +80,6 @@ impl Deployment {
     pub async fn start_again(&mut self, arguments: &[&str]) {
         self.child = spawn(&self.url, &self.prefix, self.dir.path(), arguments);
         self.ready().await;
-    }
-
-    /// Where the next start finds NATS.
-    pub fn set_nats_url(&mut self, url: &str) {
-        self.url = url.to_owned();
     }
 
     /// SIGKILL.
@@ -162,6 +162,11 @@ impl Deployment {
     /// A client of this deployment, on the API plane.
     pub fn client(&self) -> &Client {
         &self.client
+    }
+
+    /// A client of its own connection.
+    pub async fn connect(&self, url: &str) -> Client {
+        connect(url, &self.prefix).await
     }
 
     async fn ready(&mut self) {

@@ -9,6 +9,7 @@ pub mod crash_disk;
 pub mod disk_faults;
 
 pub mod deployment;
+pub mod facts;
 pub mod faulty;
 pub mod nats_server;
 pub mod proxy;

@@ -381,6 +381,9 @@ impl Front {
         if !heard.followed.drop.is_empty() {
             self.shared.dispatch.follow(&heard.followed);
         }
+        if let (Some(_), Some(at)) = (heard.echo, self.shared.heard_ms.get(self.index)) {
+            at.store(now_ms, Ordering::Relaxed);
+        }
         if self.awaited_echo.is_some() && heard.echo >= self.awaited_echo {
             self.awaited_echo = None;
         }

@@ -1,7 +1,7 @@
 //! A connection to NATS, as its events tell of it.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_nats::connection::State;
@@ -12,6 +12,8 @@ use crate::telemetry::{Connection, Metrics};
 
 /// The shortest time between two log lines about the same thing.
 const LOG_GATE: Duration = Duration::from_secs(5);
+/// How long a server may take to refuse a subscription: more than a round trip.
+const REFUSING: Duration = Duration::from_secs(2);
 
 /// A connection, as its events tell of it.
 #[derive(Debug)]
@@ -23,8 +25,7 @@ pub(super) struct Link {
     lost: AtomicBool,
     /// The loss was logged, and so its end will be.
     told: AtomicBool,
-    /// The server's word on a subscription that it does not allow.
-    refused: Mutex<Option<String>>,
+    refusal: Mutex<Refusal>,
     gate: Mutex<LogGate>,
 }
 
@@ -37,7 +38,7 @@ impl Link {
             client: std::sync::OnceLock::new(),
             lost: AtomicBool::new(false),
             told: AtomicBool::new(false),
-            refused: Mutex::default(),
+            refusal: Mutex::default(),
             gate: Mutex::default(),
         }
     }
@@ -52,11 +53,25 @@ impl Link {
         if self.connection == Connection::House {
             return None;
         }
-        if let Some(refused) = self.refused.lock().unwrap_or_else(PoisonError::into_inner).as_ref() {
+        if let Some(refused) = self.refusal().in_force(Instant::now()) {
             return Some(format!("NATS refuses: {refused}"));
         }
         let cut = self.connection == Connection::Service && !self.connected();
         cut.then(|| "not connected to NATS".to_owned())
+    }
+
+    fn refusal(&self) -> MutexGuard<'_, Refusal> {
+        self.refusal.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Connects anew where the server does not allow a subscription that is needed: it has forgotten that one,
+    /// and should it change its mind, only a new connection brings it back.
+    pub(super) async fn subscribe_again(&self) {
+        let refused = self.problem().is_some() && self.refusal().in_force(Instant::now()).is_some();
+        if let (true, Some(client)) = (refused, self.client.get()) {
+            // It only fails when the connection was closed for good.
+            let _ = client.force_reconnect().await;
+        }
     }
 
     /// Notes what happened to the connection. Each change of state is logged once, and no more often than the
@@ -67,7 +82,7 @@ impl Link {
         match event {
             Event::Connected => {
                 if self.lost.swap(false, Ordering::Relaxed) {
-                    *self.refused.lock().unwrap_or_else(PoisonError::into_inner) = None;
+                    self.refusal().connected = Some(Instant::now());
                     self.metrics.reconnected(self.connection);
                     if self.told.swap(false, Ordering::Relaxed) {
                         tracing::info!(connection = name, front = self.front, "connected to NATS again");
@@ -100,7 +115,7 @@ impl Link {
                     tracing::error!(connection = name, front = self.front, error = text, "NATS server error");
                 }
                 if text.to_ascii_lowercase().contains("permissions violation for subscription") {
-                    *self.refused.lock().unwrap_or_else(PoisonError::into_inner) = Some(text);
+                    self.refusal().refused = Some((text, Instant::now()));
                 }
             }
             Event::ServerError(error) => {
@@ -114,6 +129,23 @@ impl Link {
             }
             Event::Draining | Event::Closed => {}
         }
+    }
+}
+
+/// The server's last word on a subscription that it does not allow.
+#[derive(Debug, Default)]
+struct Refusal {
+    refused: Option<(String, Instant)>,
+    /// When the connection was last made anew.
+    connected: Option<Instant>,
+}
+
+impl Refusal {
+    /// What is refused, unless a new connection has stood for a while without hearing that.
+    fn in_force(&self, now: Instant) -> Option<&str> {
+        let (text, at) = self.refused.as_ref()?;
+        let allowed = self.connected.is_some_and(|connected| *at < connected && now - connected > REFUSING);
+        (!allowed).then_some(text)
     }
 }
 
@@ -131,5 +163,25 @@ impl LogGate {
             self.last = Some(now);
         }
         opens
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn refusal_is_over_when_a_new_connection_has_stood_without_it() {
+        let start = Instant::now();
+        let at = |ms| start + Duration::from_millis(ms);
+        let mut refusal = Refusal::default();
+        assert_eq!(refusal.in_force(at(0)), None);
+        refusal.refused = Some(("no".into(), at(10)));
+        assert_eq!(refusal.in_force(at(60_000)), Some("no"), "it does not go away by itself");
+        refusal.connected = Some(at(60_000));
+        assert_eq!(refusal.in_force(at(61_000)), Some("no"), "it may yet be said again");
+        assert_eq!(refusal.in_force(at(62_001)), None);
+        refusal.refused = Some(("no".into(), at(60_003)));
+        assert_eq!(refusal.in_force(at(62_001)), Some("no"));
     }
 }

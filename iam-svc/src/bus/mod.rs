@@ -21,14 +21,14 @@ mod discovery;
 use std::collections::BTreeSet;
 use std::future::Future;
 use std::panic::AssertUnwindSafe;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_nats::connection::State;
 use async_nats::{Client, ConnectOptions};
 use iam_schema::audit::AuditEvent;
-use iam_schema::changes::{Change, HEARTBEAT_MS};
+use iam_schema::changes::{Change, HEARTBEAT_MS, SILENCE_MS};
 use iam_schema::subject::{Plane, Subjects};
 use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
@@ -65,6 +65,8 @@ const CONNECT_PAUSE: Duration = Duration::from_millis(250);
 const MAX_RECONNECT_PAUSE: Duration = Duration::from_secs(2);
 /// The shortest time between two heartbeats, whoever asks for more.
 const MIN_HEARTBEAT: Duration = Duration::from_millis(100);
+/// How often a subscription that the server does not allow is tried for again.
+const RESUBSCRIBE: Duration = Duration::from_secs(10);
 /// How often summaries of allows are published. Source: protocol section 9.
 const SUMMARIES: Duration = Duration::from_secs(10);
 /// What is kept of the time to drain for the last bytes, after all requests are answered.
@@ -112,6 +114,8 @@ struct Shared {
     instances: AtomicUsize,
     links: Mutex<Vec<Arc<Link>>>,
     standing: AtomicBool,
+    /// When each front last heard a heartbeat of ours come back, in milliseconds of the monotonic clock.
+    heard_ms: Vec<AtomicI64>,
     draining: AtomicBool,
     /// Changes of which nobody knows yet whether they happened.
     settling: AtomicUsize,
@@ -180,7 +184,19 @@ impl Shared {
             return Some("subscriptions do not stand yet".to_owned());
         }
         let links = self.links.lock().unwrap_or_else(PoisonError::into_inner);
-        links.iter().find_map(|link| link.problem())
+        links.iter().find_map(|link| link.problem()).or_else(|| self.silence())
+    }
+
+    /// Connections can stand while nothing passes, or not what should: then our own heartbeats do not come back.
+    fn silence(&self) -> Option<String> {
+        let now_ms = self.clock.monotonic_ms();
+        let heard = self.heard_ms.iter().all(|heard| now_ms - heard.load(Ordering::Relaxed) < SILENCE_MS);
+        (!heard).then(|| self.unheard())
+    }
+
+    fn unheard(&self) -> String {
+        let hint = "our own heartbeat was not heard: may this client publish and subscribe";
+        format!("{hint} `{}`?", self.subjects.changed())
     }
 
     /// Whether what we publish leaves at once.
@@ -281,6 +297,7 @@ pub struct Bus {
     ended: mpsc::UnboundedReceiver<Result<(), String>>,
     house: Client,
     heart: JoinHandle<()>,
+    resubscribing: JoinHandle<()>,
     discovery: JoinHandle<()>,
     auditor: JoinHandle<()>,
     stop_auditor: oneshot::Sender<Instant>,
@@ -317,6 +334,7 @@ impl Bus {
             instances: AtomicUsize::new(1),
             links: Mutex::default(),
             standing: AtomicBool::new(false),
+            heard_ms: (0..fronts).map(|_| AtomicI64::new(0)).collect(),
             draining: AtomicBool::new(false),
             settling: AtomicUsize::new(0),
             deadline,
@@ -373,9 +391,11 @@ impl Bus {
             }
             () = tokio::time::sleep_until(deadline) => {
                 let reason = shared.problem().unwrap_or_default();
-                let hint = "our own heartbeat was not heard: may this client publish and subscribe";
-                return Err(unreachable(format!("{reason}; {hint} `{}`?", shared.subjects.changed())));
+                return Err(unreachable(format!("{reason}; {}", shared.unheard())));
             }
+        }
+        for heard in &shared.heard_ms {
+            heard.store(shared.clock.monotonic_ms(), Ordering::Relaxed);
         }
         shared.standing.store(true, Ordering::Relaxed);
         if let Some(problem) = shared.problem() {
@@ -400,7 +420,19 @@ impl Bus {
         };
         let (stop_auditor, stop) = oneshot::channel();
         let auditor = tokio::spawn(auditor.run(audit_events, stop));
-        Ok(Self { shared, phase, drained, ended, house, heart, discovery, auditor, stop_auditor })
+        let resubscribing = tokio::spawn(resubscribe(shared.clone()));
+        Ok(Self {
+            shared,
+            phase,
+            drained,
+            ended,
+            house,
+            heart,
+            resubscribing,
+            discovery,
+            auditor,
+            stop_auditor,
+        })
     }
 
     /// For the health endpoints.
@@ -433,6 +465,7 @@ impl Bus {
     pub async fn drain(mut self, deadline: Instant) {
         self.shared.draining.store(true, Ordering::Relaxed);
         self.discovery.abort();
+        self.resubscribing.abort();
         self.phase.send_replace(Phase::Draining);
         let answered = async {
             for drained in self.drained {
@@ -550,6 +583,17 @@ async fn heart(shared: Arc<Shared>) {
             shared.publisher.heartbeat();
         }
         tokio::time::sleep(MIN_HEARTBEAT).await;
+    }
+}
+
+/// Tries now and then for the subscriptions that the server does not allow.
+async fn resubscribe(shared: Arc<Shared>) {
+    loop {
+        tokio::time::sleep(RESUBSCRIBE).await;
+        let links = shared.links.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        for link in links {
+            link.subscribe_again().await;
+        }
     }
 }
 
