@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use iam_svc::config::{Arguments, Command, Config};
 use iam_svc::exit::{Cause, Exit};
 use iam_svc::{admin, telemetry};
-use rustix::process::{Resource, Rlimit, setrlimit};
+use rustix::process::{Resource, Rlimit, Signal, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
 
 fn main() -> ExitCode {
@@ -42,6 +42,8 @@ fn start() -> Result<(), Exit> {
     let internal = |e: std::io::Error| Exit::new(Cause::Internal, e.to_string());
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(internal)?;
     let result = runtime.block_on(async {
+        // A write beyond the limit of a file's size then fails as on a full disk, and does not end the process.
+        let _over_limit = signal(SignalKind::from_raw(Signal::XFSZ.as_raw())).map_err(internal)?;
         match arguments.command {
             Command::Serve => {
                 let mut terminate = signal(SignalKind::terminate()).map_err(internal)?;

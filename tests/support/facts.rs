@@ -23,6 +23,8 @@ pub struct Facts {
     home: WorkspaceId,
     alive: Vec<Holder>,
     ended: Vec<Holder>,
+    /// Whose end was asked for and not acknowledged.
+    undecided: Option<Holder>,
     count: usize,
 }
 
@@ -35,7 +37,8 @@ impl Facts {
         let client = client.clone().on(Plane::Service);
         let home: WorkspaceId = "acme".parse().expect("an id");
         client.create_workspace(&home, WorkspaceInput::default()).await.expect("a workspace");
-        let mut facts = Self { client, home, alive: Vec::new(), ended: Vec::new(), count: 0 };
+        let (alive, ended) = (Vec::new(), Vec::new());
+        let mut facts = Self { client, home, alive, ended, undecided: None, count: 0 };
         for _ in 0..3 {
             facts.change().await.expect("a change");
         }
@@ -55,6 +58,7 @@ impl Facts {
     /// What the client said.
     pub async fn change(&mut self) -> Result<(), ClientError> {
         self.count += 1;
+        self.undecided = None;
         let input = UserInput {
             username: Some(format!("user-{}", self.count)),
             roles: Some(vec!["reader".into()]),
@@ -76,9 +80,18 @@ impl Facts {
     /// What the client said.
     pub async fn end_oldest(&mut self) -> Result<(), ClientError> {
         let first = self.alive.remove(0);
+        self.undecided = Some(first.clone());
         self.client.disable_user(first.user, None).await?;
+        self.undecided = None;
         self.ended.push(first);
         Ok(())
+    }
+
+    /// After an error that says that nothing was done: whoever was to be ended counts as alive.
+    pub fn put_back(&mut self) {
+        if let Some(holder) = self.undecided.take() {
+            self.alive.insert(0, holder);
+        }
     }
 
     /// Asks about everybody, and so brings all of them into the service's memory.
@@ -86,8 +99,7 @@ impl Facts {
     /// # Panics
     /// At the first answer that is not as acknowledged.
     pub async fn check(&self) {
-        let resource = [("workspace".to_owned(), self.home.as_str().into())].into_iter().collect();
-        let check = Check { capability: "graph:read".into(), resource, ..Check::default() };
+        let check = self.question();
         for (holders, good) in [(&self.ended, false), (&self.alive, true)] {
             for holder in holders {
                 match self.client.resolve_api_key(&holder.key).await {
@@ -106,6 +118,27 @@ impl Facts {
                 assert_eq!(decided.decision.allow, good, "{}", holder.user);
             }
         }
+    }
+
+    /// Asks about those who were ended, where an answer may be missing but must not be an allow.
+    ///
+    /// # Panics
+    /// At the first who gets in.
+    pub async fn nobody_who_was_ended_gets_in(&self) {
+        let check = self.question();
+        // The last ones above all: who was ended long ago is dropped from every memory.
+        for holder in self.ended.iter().rev().take(3) {
+            let (user, key) = (holder.user, &holder.key);
+            assert!(self.client.resolve_api_key(key).await.is_err(), "the key of {user} works");
+            if let Ok(decided) = self.client.authorise(About::User(user), &check).await {
+                assert!(!decided.decision.allow, "{user} is allowed");
+            }
+        }
+    }
+
+    fn question(&self) -> Check {
+        let resource = [("workspace".to_owned(), self.home.as_str().into())].into_iter().collect();
+        Check { capability: "graph:read".into(), resource, ..Check::default() }
     }
 
     /// How many users were ended.

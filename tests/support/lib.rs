@@ -6,6 +6,7 @@ pub mod store_suite;
 
 pub mod campaign;
 pub mod crash_disk;
+pub mod damage;
 pub mod disk_faults;
 
 pub mod deployment;

@@ -10,10 +10,10 @@ use std::time::{Duration, Instant};
 use iam_svc::domain::users::User;
 use iam_svc::store::embedded::{EmbeddedStore, FILE, OpenError, Options};
 use iam_svc::store::{InsertUser, Read, Store, StoreError, UpdateUser};
+use iam_tests::damage::{newer_schema, write_newer_schema};
 use iam_tests::disk_faults::{DiskFaults, Failing};
 use iam_tests::sample;
 use redb::{ReadableDatabase, TableDefinition};
-use sha2::{Digest, Sha256};
 use tempfile::TempDir;
 
 fn open(dir: &Path) -> Result<EmbeddedStore, OpenError> {
@@ -114,22 +114,13 @@ const SINGLETONS: TableDefinition<&str, &[u8]> = TableDefinition::new("singleton
 fn newer_schema_is_refused_and_left_alone() {
     let dir = TempDir::new().unwrap();
     drop(open(dir.path()).unwrap());
-    // As a later version may write it: `{"version": 2, "note": 1}`, with the seal of the row.
-    let body = [b"\x82\xa7version\x02\xa4note".as_slice(), &[1]].concat();
-    let seal = Sha256::digest([b"singletons\0schema\0".as_slice(), &body].concat());
-    let row = [&seal[..8], &body].concat();
-    let database = redb::Database::open(dir.path().join(FILE)).unwrap();
-    let transaction = database.begin_write().unwrap();
-    transaction.open_table(SINGLETONS).unwrap().insert("schema", row.as_slice()).unwrap();
-    transaction.commit().unwrap();
-    drop(database);
-
+    write_newer_schema(&dir.path().join(FILE));
     let refused = open(dir.path()).unwrap_err();
     assert!(matches!(refused, OpenError::NewerSchema { found: 2, known: 1, .. }), "{refused}");
     assert_eq!(refused.exit_code(), 73);
     let database = redb::Database::open(dir.path().join(FILE)).unwrap();
     let table = database.begin_read().unwrap().open_table(SINGLETONS).unwrap();
-    assert_eq!(redb::ReadableTable::get(&table, "schema").unwrap().unwrap().value(), row);
+    assert_eq!(redb::ReadableTable::get(&table, "schema").unwrap().unwrap().value(), newer_schema());
 }
 
 #[tokio::test]
@@ -191,6 +182,33 @@ async fn damaged_file_is_refused_and_never_a_panic_nor_a_new_store() {
     }
     fs::write(&path, &whole).unwrap();
     open(dir.path()).unwrap().verify().unwrap();
+}
+
+/// What is written to a file that the next start does not find is lost with the process.
+#[tokio::test]
+async fn file_that_is_gone_or_another_takes_no_writes_until_it_is_back() {
+    let dir = TempDir::new().unwrap();
+    let store = open(dir.path()).unwrap();
+    let users = fill(&store, 5).await;
+    let (path, away) = (dir.path().join(FILE), dir.path().join("away"));
+    for replaced in [false, true] {
+        fs::rename(&path, &away).unwrap();
+        if replaced {
+            fs::copy(&away, &path).unwrap();
+        }
+        let changed = users[0].changed(|user| user.name = "lost".to_owned());
+        let refused = store.update_user(&users[0], &changed).await.unwrap_err();
+        assert!(matches!(refused, StoreError::Unavailable(_)), "{refused}");
+        assert!(refused.to_string().contains(&path.display().to_string()), "{refused}");
+        assert!(matches!(store.ping().await, Err(StoreError::Unavailable(_))));
+        assert_eq!(store.user(users[0].id, Read::Ordinary).await.unwrap().as_ref(), Some(&users[0]));
+        fs::rename(&away, &path).unwrap();
+        store.ping().await.unwrap();
+    }
+    let resumed = writes_resume(&store, &users[0]).await;
+    drop(store);
+    let store = open(dir.path()).unwrap();
+    assert_eq!(store.user(resumed.id, Read::Ordinary).await.unwrap(), Some(resumed));
 }
 
 #[tokio::test]

@@ -27,7 +27,7 @@ mod writer;
 
 use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
@@ -169,10 +169,15 @@ impl EmbeddedStore {
         // Against other programs that know redb; ours have met at the lock.
         hold(&disk, &path)?;
 
-        let file = DataFile { disk: Arc::new(disk), wrap: options.wrap, page_cache: options.page_cache };
+        let file = DataFile {
+            path: path.clone(),
+            disk: Arc::new(disk),
+            wrap: options.wrap,
+            page_cache: options.page_cache,
+        };
         let (database, watch, healthy) = match file.open(Check::EveryPage) {
             Ok((database, watch)) => (database, watch, true),
-            Err(OpenFault::Io(cause)) if cause.kind() == io::ErrorKind::StorageFull => {
+            Err(OpenFault::Io(cause)) if no_room(&cause) => {
                 // What is there can be read, and decided by.
                 let database = file.open_detached().map_err(|fault| of_opening(fault, &path))?;
                 (database, Arc::new(Watch::default()), false)
@@ -290,6 +295,7 @@ impl Shared {
 
 /// The file, and how redb gets at it.
 struct DataFile {
+    path: PathBuf,
     disk: Arc<File>,
     wrap: Option<WrapBackend>,
     page_cache: usize,
@@ -378,6 +384,21 @@ impl DataFile {
         })
     }
 
+    /// Whether the file is still the one that the next start will open. What is written to one that was removed
+    /// or replaced is lost with this process.
+    fn in_place(&self) -> Result<(), String> {
+        let named = fs::metadata(&self.path);
+        let same = named.and_then(|named| {
+            let open = self.disk.metadata()?;
+            Ok((named.dev(), named.ino()) == (open.dev(), open.ino()))
+        });
+        match same {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(format!("`{}` was replaced while it was open", self.path.display())),
+            Err(cause) => Err(format!("`{}` was removed while it was open: {cause}", self.path.display())),
+        }
+    }
+
     fn write_again(&self) -> Result<(), OpenFault> {
         Ok(backend::write_again(&*self.backend())?)
     }
@@ -391,7 +412,8 @@ fn create(dir: &Path, options: &Options) -> Result<(), OpenFault> {
         Ok(()) | Err(_) => {}
     }
     let disk = Arc::new(open_file(&new, true)?);
-    let file = DataFile { disk, wrap: options.wrap.clone(), page_cache: options.page_cache };
+    let file =
+        DataFile { path: new.clone(), disk, wrap: options.wrap.clone(), page_cache: options.page_cache };
     let database =
         file.open_with(Watched { inner: file.backend(), watch: Arc::default() }, Check::AfterCrash)?;
     migrate(&database, 0)?;
@@ -427,14 +449,20 @@ fn of_opening(fault: OpenFault, path: &Path) -> OpenError {
     use io::ErrorKind as Kind;
     let path = path.to_owned();
     match fault {
+        OpenFault::Io(cause) if no_room(&cause) => OpenError::NotWritable { path, cause },
         OpenFault::Io(cause) => match cause.kind() {
-            Kind::PermissionDenied | Kind::ReadOnlyFilesystem | Kind::StorageFull | Kind::QuotaExceeded => {
-                OpenError::NotWritable { path, cause }
-            }
+            Kind::PermissionDenied | Kind::ReadOnlyFilesystem => OpenError::NotWritable { path, cause },
             _ => OpenError::Damaged { path, cause: cause.to_string() },
         },
         OpenFault::Damaged(cause) => OpenError::Damaged { path, cause },
     }
+}
+
+/// Whether something was not written for want of room: on the disk, of the user's share, or up to the process's
+/// limit.
+fn no_room(error: &io::Error) -> bool {
+    use io::ErrorKind as Kind;
+    matches!(error.kind(), Kind::StorageFull | Kind::QuotaExceeded | Kind::FileTooLarge)
 }
 
 fn open_file(path: &Path, create: bool) -> io::Result<File> {
@@ -581,6 +609,7 @@ impl Store for EmbeddedStore {
 
     #[instrument(name = "store.ping", level = "debug", skip_all)]
     async fn ping(&self) -> Result<(), StoreError> {
+        self.shared.file.in_place().map_err(StoreError::Unavailable)?;
         self.read(|snapshot| bootstrap::schema(snapshot).map(|_| ())).await
     }
 }

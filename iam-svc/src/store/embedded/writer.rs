@@ -207,7 +207,7 @@ impl State {
         if group.is_empty() {
             return;
         }
-        if let Err(cause) = self.ready() {
+        if let Err(cause) = self.ready().and_then(|()| self.shared.file.in_place()) {
             return finish_all(group, || Some(StoreError::Unavailable(cause.clone())));
         }
         match self.attempt(&mut group) {
@@ -284,6 +284,8 @@ impl State {
         } else {
             inner.abort().map_err(|error| error.to_string())
         };
+        // The file may have been taken away meanwhile.
+        let finished = finished.and_then(|()| self.shared.file.in_place());
         match finished {
             Ok(()) => Group::Committed,
             Err(cause) => Group::Failed(Failure { cause, may_be_committed: watch.may_be_committed() }),
