@@ -7,6 +7,10 @@ use iam_tests::Deployment;
 mod heals;
 mod permissions;
 
+mod audit_stream;
+mod headers;
+mod replicas;
+
 /// How long healing may take: reconnecting pauses for 2 s at most, and the machine is busy.
 const HEALS: Duration = Duration::from_secs(30);
 

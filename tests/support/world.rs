@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use iam_schema::codec::{Format, decode, encode};
 use iam_schema::subject::Plane;
 use iam_schema::{IamRequest, IamResponse, OperationName, Secret, Timestamp};
-use iam_svc::clock::ManualClock;
+use iam_svc::clock::{Clock, ManualClock};
 use iam_svc::crypto::passwords::HashPool;
 use iam_svc::crypto::seal::Kek;
 use iam_svc::ctx::{BootstrapMode, Ctx, Settings};
@@ -72,27 +72,7 @@ impl World {
     pub fn over(store: Arc<dyn Store>, policy: Arc<Policy>, setup: Setup) -> Self {
         let now: Timestamp = "2026-12-01T00:00:00Z".parse().expect("a time");
         let clock = Arc::new(ManualClock::at(now));
-        let entropy = Entropy::seeded(setup.seed);
-        let ctx = Ctx {
-            store,
-            clock: clock.clone(),
-            hasher: HashPool::with_rounds(1, ROUNDS).expect("a thread"),
-            policy,
-            kek: Kek::generate(&entropy),
-            throttle: Throttle::new(entropy.bytes()),
-            entropy,
-            settings: Settings {
-                bootstrap: setup.bootstrap,
-                issuer: "https://iam.test".into(),
-                audience: "iam".into(),
-                token_lifetime_s: 3600,
-                grace_period_s: 86_400,
-                allow_ttl_s: 60,
-                deny_ttl_s: 5,
-                anonymous_user: setup.anonymous_user.map(|name| name.parse().expect("a username")),
-                audit_allow_all: false,
-            },
-        };
+        let ctx = ctx(store, clock.clone(), policy, setup);
         let (audit, events) = Audit::channel(100_000);
         let dispatch = Arc::new(Dispatch::new(Arc::new(ctx), audit));
         Self { clock, dispatch, audit: events.into(), _dir: None }
@@ -115,6 +95,31 @@ impl World {
             }
         };
         (reply.payload, reply.error)
+    }
+}
+
+/// What operations are given: these seams, seeded randomness, few rounds of a hash, and usual settings.
+pub fn ctx(store: Arc<dyn Store>, clock: Arc<dyn Clock>, policy: Arc<Policy>, setup: Setup) -> Ctx {
+    let entropy = Entropy::seeded(setup.seed);
+    Ctx {
+        store,
+        clock,
+        hasher: HashPool::with_rounds(1, ROUNDS).expect("a thread"),
+        policy,
+        kek: Kek::generate(&entropy),
+        throttle: Throttle::new(entropy.bytes()),
+        entropy,
+        settings: Settings {
+            bootstrap: setup.bootstrap,
+            issuer: "https://iam.test".into(),
+            audience: "iam".into(),
+            token_lifetime_s: 3600,
+            grace_period_s: 86_400,
+            allow_ttl_s: 60,
+            deny_ttl_s: 5,
+            anonymous_user: setup.anonymous_user.map(|name| name.parse().expect("a username")),
+            audit_allow_all: false,
+        },
     }
 }
 

@@ -197,7 +197,11 @@ impl Auditor {
         let mut failing = false;
         let mut said_missing = false;
         let mut paused_until: Option<Instant> = None;
-        let mut retry = tokio::time::interval(RETRY);
+        if self.stream == Stream::Wanted {
+            // Before the first event is taken: one that is published ahead of its stream is not kept.
+            self.try_for_stream(&mut said_missing).await;
+        }
+        let mut retry = tokio::time::interval_at(Instant::now() + RETRY, RETRY);
         retry.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         // Set when told to stop.
         let mut deadline: Option<Instant> = None;
@@ -239,6 +243,8 @@ impl Auditor {
                         Err(reason) => {
                             if !std::mem::replace(&mut failing, true) {
                                 tracing::warn!(reason, "the audit stream does not acknowledge: events wait");
+                                // It may have been deleted.
+                                retry.reset_immediately();
                             }
                             let lost = waiting.spool(class).put_back(event);
                             self.give_up(lost, &mut given_up);
@@ -250,18 +256,9 @@ impl Auditor {
                     paused_until = None;
                 }
                 _ = tokio::time::sleep_until(deadline.unwrap_or(far)), if deadline.is_some() => break,
-                // Also one that was there, since it may have been deleted.
+                // Also one that was there.
                 _ = retry.tick(), if (self.stream == Stream::Wanted || failing) && deadline.is_none() => {
-                    match ensure_stream(&self.client, &self.subjects).await {
-                        Ok(()) => {
-                            tracing::info!("audit events are kept in the stream {STREAM}");
-                            self.stream = Stream::There;
-                        }
-                        Err(reason) if !std::mem::replace(&mut said_missing, true) => {
-                            tracing::warn!(reason, "audit events are published and not kept");
-                        }
-                        Err(_) => {}
-                    }
+                    self.try_for_stream(&mut said_missing).await;
                 }
                 until = &mut stop, if deadline.is_none() => {
                     deadline = Some(until.unwrap_or_else(|_| Instant::now()));
@@ -272,6 +269,20 @@ impl Auditor {
         drop(sending);
         self.give_up(u64::try_from(waiting.len()).unwrap_or(u64::MAX), &mut given_up);
         self.metrics.audit_spool.set(0);
+    }
+
+    /// Makes sure of the stream, or says once that it is not there.
+    async fn try_for_stream(&mut self, said_missing: &mut bool) {
+        match ensure_stream(&self.client, &self.subjects).await {
+            Ok(()) => {
+                tracing::info!("audit events are kept in the stream {STREAM}");
+                self.stream = Stream::There;
+            }
+            Err(reason) if !std::mem::replace(said_missing, true) => {
+                tracing::warn!(reason, "audit events are published and not kept");
+            }
+            Err(_) => {}
+        }
     }
 
     /// Publishes an event, or puts it where it waits for its acknowledgement; how many were lost over it.

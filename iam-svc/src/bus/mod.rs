@@ -66,7 +66,7 @@ const MAX_RECONNECT_PAUSE: Duration = Duration::from_secs(2);
 /// The shortest time between two heartbeats, whoever asks for more.
 const MIN_HEARTBEAT: Duration = Duration::from_millis(100);
 /// How often a subscription that the server does not allow is tried for again.
-const RESUBSCRIBE: Duration = Duration::from_secs(10);
+const RESUBSCRIBE: Duration = Duration::from_secs(5);
 /// How often summaries of allows are published. Source: protocol section 9.
 const SUMMARIES: Duration = Duration::from_secs(10);
 /// What is kept of the time to drain for the last bytes, after all requests are answered.

@@ -39,7 +39,12 @@ async fn server_that_is_killed_and_comes_back_finds_the_service_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn server_that_is_paused_for_longer_than_pings_and_heartbeats_heals() {
+async fn server_and_line_that_stand_still_for_longer_than_heartbeats_and_pings_heal() {
+    // Side by side, since most of it is waiting.
+    tokio::join!(paused_server(), stalled_line());
+}
+
+async fn paused_server() {
     let Some(server) = NatsServer::start("").await else { return };
     let deployment = Deployment::start(&server.url(), &HEALTH).await;
     let mut facts = Facts::begin(deployment.client()).await;
@@ -77,8 +82,7 @@ async fn slow_line_makes_answers_late_and_not_wrong() {
     facts.check().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn line_that_stalls_and_flows_again_heals() {
+async fn stalled_line() {
     let Some(server) = NatsServer::start("").await else { return };
     let line = Proxy::to(server.address()).await;
     let deployment = Deployment::start_over(&line.url(), &server.url(), &HEALTH).await;

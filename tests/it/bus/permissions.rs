@@ -47,19 +47,20 @@ async fn denied_for_a_while(denied: &str, says: &str, log: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn service_that_may_not_hear_events_is_not_ready_until_it_may() {
-    let denied = "subscribe: { allow: \">\", deny: \"*.v1.event.changed\" }";
-    denied_for_a_while(denied, "NATS refuses", "ermissions Violation for Subscription").await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn service_that_may_not_hear_requests_is_not_ready_until_it_may() {
-    let denied = "subscribe: { allow: \">\", deny: \"*.v1.svc.>\" }";
-    denied_for_a_while(denied, "NATS refuses", "ermissions Violation for Subscription").await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn service_that_may_not_publish_events_is_not_ready_until_it_may() {
-    let denied = "publish: { allow: \">\", deny: \"*.v1.event.changed\" }";
-    denied_for_a_while(denied, "heartbeat", "ermissions Violation for Publish").await;
+async fn service_that_may_not_use_a_subject_is_not_ready_until_it_may() {
+    let subscription = "ermissions Violation for Subscription";
+    // Side by side, since all of it is waiting.
+    tokio::join!(
+        denied_for_a_while(
+            "subscribe: { allow: \">\", deny: \"*.v1.event.changed\" }",
+            "NATS refuses",
+            subscription
+        ),
+        denied_for_a_while("subscribe: { allow: \">\", deny: \"*.v1.svc.>\" }", "NATS refuses", subscription),
+        denied_for_a_while(
+            "publish: { allow: \">\", deny: \"*.v1.event.changed\" }",
+            "heartbeat",
+            "ermissions Violation for Publish"
+        ),
+    );
 }
