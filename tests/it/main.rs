@@ -2,6 +2,7 @@
 
 mod bus;
 mod cli;
+mod clock;
 mod coverage;
 mod crashes;
 mod golden;
