@@ -104,8 +104,8 @@ pub struct Opened {
 /// Opens the store and the keys, and builds what operations are given.
 ///
 /// # Errors
-/// `DamagedStore`, `UnusableStore`; `Configuration` when the key-encryption key is missing, wrong or open to
-/// others; `Unreachable` when the store does not answer.
+/// `DamagedStore`; `UnusableStore`, also when there is no room for a key-encryption key; `Configuration` when that
+/// key is missing, wrong or open to others; `Unreachable` when the store does not answer.
 pub async fn open(config: Config, missing_kek: IfMissing) -> Result<Opened, Exit> {
     let Config {
         nats,
@@ -269,5 +269,9 @@ pub(crate) fn store_exit(error: StoreError) -> Exit {
 }
 
 pub(crate) fn kek_exit(fault: KekFault) -> Exit {
-    Exit::new(Cause::Configuration, fault.to_string())
+    let cause = match fault {
+        KekFault::Missing(_) | KekFault::Wrong(_) => Cause::Configuration,
+        KekFault::NotMade { .. } => Cause::UnusableStore,
+    };
+    Exit::new(cause, fault.to_string())
 }

@@ -35,6 +35,9 @@ pub enum KekFault {
     Missing(PathBuf),
     #[error("--kek-file: {0}")]
     Wrong(String),
+    /// There is no place for the one that the first start makes.
+    #[error("cannot make `{}`: {cause}; give this user write access, and room", .path.display())]
+    NotMade { path: PathBuf, cause: String },
 }
 
 impl KekSource {
@@ -44,7 +47,7 @@ impl KekSource {
     /// alone. Whoever calls this holds the store's lock, and has it refused where keys are sealed already.
     ///
     /// # Errors
-    /// `Missing` as said, `Wrong` when the file cannot be read, made, or trusted.
+    /// `Missing` as said, `Wrong` when the file cannot be read or trusted, `NotMade` when it cannot be made.
     pub fn load(self, data_dir: &Path, missing: IfMissing, entropy: &Entropy) -> Result<Kek, KekFault> {
         let path = match self {
             KekSource::Given(kek) => return Ok(kek),
@@ -61,7 +64,7 @@ impl KekSource {
         }
         let kek = Kek::generate(entropy);
         let made = write_key(&path, &kek.to_base64());
-        made.map_err(|e| KekFault::Wrong(format!("cannot make {}: {e}", path.display())))?;
+        made.map_err(|e| KekFault::NotMade { path, cause: e.to_string() })?;
         Ok(kek)
     }
 }

@@ -270,10 +270,12 @@ async fn read_only_and_full_file_systems_are_refused() {
     let read_only = "mount --bind \"$dir\" \"$dir\"; mount -o remount,ro,bind \"$dir\";";
     let (code, line) = within(&format!("{names} {read_only} {run_on}"));
     assert_eq!((code, line.contains("cannot be written")), (Some(73), true), "{line}");
-    // A new store on a disk that holds none: refused, and nothing half-made is taken for one later.
-    let full = "mount -t tmpfs -o size=16k none \"$dir\";";
-    let (code, line) = within(&format!("{names} {full} {serve}"));
-    assert_eq!((code, line.contains("cannot be written")), (Some(73), true), "{line}");
+    // There is no room for the store, and then none for its key.
+    for (size, what) in [("4k", "cannot be written"), ("16k", "cannot make")] {
+        let full = format!("mount -t tmpfs -o size={size} none \"$dir\";");
+        let (code, line) = within(&format!("{names} {full} {serve}"));
+        assert_eq!((code, line.contains(what)), (Some(73), true), "{line}");
+    }
     // A store that is there can be read on a full disk, and decided by.
     let filled = "cp \"$dir\"/* /mnt; mount -t tmpfs -o size=8m none \"$dir\"; cp /mnt/* \"$dir\"; chmod 600 \"$dir\"/*; \
                   dd if=/dev/zero of=\"$dir\"/filler bs=4k 2>/dev/null || true;";

@@ -328,7 +328,7 @@ impl From<io::Error> for OpenFault {
 impl From<Fault> for OpenFault {
     fn from(fault: Fault) -> Self {
         match fault {
-            Fault::Io(cause) => OpenFault::Io(io::Error::other(cause)),
+            Fault::Io(cause) => OpenFault::Io(cause),
             Fault::Corrupt { .. } => OpenFault::Damaged(fault.into_store_error().to_string()),
         }
     }

@@ -1,6 +1,7 @@
 //! The tables, how they are opened for reading and for writing, and what can go wrong underneath.
 
 use std::cell::Cell;
+use std::io;
 
 use redb::{Key, ReadTransaction, ReadableTable, Table, TableDefinition, Value, WriteTransaction};
 
@@ -45,7 +46,7 @@ pub(super) const SINGLETONS: TableDefinition<&str, Row> = TableDefinition::new("
 #[derive(Debug)]
 pub(super) enum Fault {
     /// The file could not be read or written; the database has to be opened anew.
-    Io(String),
+    Io(io::Error),
     /// What was read, or was about to be written, cannot be true.
     Corrupt { table: &'static str, key: String, cause: String },
 }
@@ -54,7 +55,7 @@ impl Fault {
     /// As the caller of a read, or of a write that was not begun, sees it.
     pub(super) fn into_store_error(self) -> StoreError {
         match self {
-            Fault::Io(cause) => StoreError::Unavailable(cause),
+            Fault::Io(cause) => StoreError::Unavailable(cause.to_string()),
             Fault::Corrupt { table, key, cause } => StoreError::Corrupt { table, key, cause },
         }
     }
@@ -69,13 +70,13 @@ impl From<redb::Error> for Fault {
     fn from(error: redb::Error) -> Self {
         use redb::Error as E;
         match error {
-            E::Io(_)
-            | E::Backend(_)
+            E::Io(cause) => Fault::Io(cause),
+            E::Backend(_)
             | E::Unsupported
             | E::PreviousIo
             | E::DatabaseClosed
             | E::LockPoisoned(_)
-            | E::TransactionPoisoned => Fault::Io(error.to_string()),
+            | E::TransactionPoisoned => Fault::Io(io::Error::other(error.to_string())),
             other => Fault::of_file(other.to_string()),
         }
     }
