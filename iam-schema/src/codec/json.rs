@@ -244,7 +244,8 @@ impl<'de> DeserializeSeed<'de> for Target {
     }
 }
 
-macro_rules! no_object {
+/// What is no container is not what was wanted. It is not left to serde to say so: its words repeat the value.
+macro_rules! no_container {
     ($($method:ident($type:ty))*) => {
         $(fn $method<E>(self, _: $type) -> Result<Self::Value, E> {
             Ok(None)
@@ -252,6 +253,13 @@ macro_rules! no_object {
         fn visit_unit<E>(self) -> Result<Self::Value, E> {
             Ok(None)
         }
+    };
+}
+
+macro_rules! no_object {
+    () => {
+        no_container!(visit_bool(bool) visit_u64(u64) visit_i64(i64) visit_f64(f64) visit_str(&str));
+
         fn visit_seq<A: SeqAccess<'de>>(self, list: A) -> Result<Self::Value, A::Error> {
             Walk { sink: &mut Nowhere, depth: self.depth }.visit_seq(list)?;
             Ok(None)
@@ -266,7 +274,7 @@ impl<'de> Visitor<'de> for Target {
         f.write_str("a JSON object")
     }
 
-    no_object!(visit_bool(bool) visit_u64(u64) visit_i64(i64) visit_f64(f64) visit_str(&str));
+    no_object!();
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
         let mut member = Member::Absent;
@@ -355,24 +363,32 @@ pub fn check_list(json: &str) -> Result<Vec<CheckElement<'_>>, DecodeError> {
     let mut reader = serde_json::Deserializer::from_str(json);
     let checks = Checks.deserialize(&mut reader).map_err(|e| described(&e))?;
     reader.end().map_err(|e| described(&e))?;
-    Ok(checks)
+    checks.ok_or_else(|| DecodeError::new("must be a JSON list"))
 }
 
+/// Walks a list of checks; `None` if the value is no list.
 struct Checks;
 
 impl<'de> DeserializeSeed<'de> for Checks {
-    type Value = Vec<CheckElement<'de>>;
+    type Value = Option<Vec<CheckElement<'de>>>;
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
-        deserializer.deserialize_seq(self)
+        deserializer.deserialize_any(self)
     }
 }
 
 impl<'de> Visitor<'de> for Checks {
-    type Value = Vec<CheckElement<'de>>;
+    type Value = Option<Vec<CheckElement<'de>>>;
 
     fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("a JSON list of checks")
+    }
+
+    no_container!(visit_bool(bool) visit_u64(u64) visit_i64(i64) visit_f64(f64) visit_str(&str));
+
+    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Self::Value, A::Error> {
+        Walk { sink: &mut Nowhere, depth: 1 }.visit_map(map)?;
+        Ok(None)
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Self::Value, A::Error> {
@@ -383,7 +399,7 @@ impl<'de> Visitor<'de> for Checks {
             }
             checks.push(check);
         }
-        Ok(checks)
+        Ok(Some(checks))
     }
 }
 
@@ -406,7 +422,7 @@ impl<'de> Visitor<'de> for CheckSeed {
         f.write_str("a check")
     }
 
-    no_object!(visit_bool(bool) visit_u64(u64) visit_i64(i64) visit_f64(f64) visit_str(&str));
+    no_object!();
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
         let depth = self.depth + 1;

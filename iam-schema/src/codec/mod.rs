@@ -46,8 +46,8 @@ impl DecodeError {
     }
 
     fn within(mut self, key: &str) -> Self {
-        // A long or odd key is the caller's invention: it names no field of ours.
-        if key.len() <= 64 && key.bytes().all(|b| b.is_ascii_graphic()) {
+        // Any other key is the caller's invention: it names no field of ours, and may be a secret out of place.
+        if key.len() <= 32 && key.bytes().all(|b| b.is_ascii_lowercase() || b == b'_') {
             self.field = if self.field.is_empty() { key.to_owned() } else { format!("{key}.{}", self.field) };
         }
         self
