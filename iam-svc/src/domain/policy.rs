@@ -12,6 +12,8 @@ use iam_schema::decisions::{capability, role};
 
 /// The most capabilities in a vocabulary: so many bits has a [`CapabilitySet`].
 pub const MAX_CAPABILITIES: usize = 256;
+/// The most roles of a policy: far more than anybody can keep apart, and few enough to check each against each.
+pub const MAX_ROLES: usize = 512;
 /// The longest name of a role or capability, in bytes.
 const MAX_NAME: usize = 128;
 
@@ -190,6 +192,9 @@ impl Policy {
             }
         }
 
+        if source.roles.len() > MAX_ROLES {
+            return Err(vec![format!("more than {MAX_ROLES} roles")]);
+        }
         let mut sources: BTreeMap<&str, &RoleSource> = BTreeMap::new();
         for role in &source.roles {
             if !is_name(&role.name) {
@@ -210,8 +215,14 @@ impl Policy {
                 }
             };
             let mut capabilities = CapabilitySet::default();
-            let mut path = Vec::new();
-            collect(name, &sources, &vocabulary, &mut path, &mut capabilities, &mut faults);
+            for (name, included) in with_included(role, &sources, &mut faults) {
+                for capability in &included.capabilities {
+                    match vocabulary.get(capability) {
+                        Some(capability) => capabilities.insert(*capability),
+                        None => faults.push(format!("role `{name}`: unknown capability `{capability}`")),
+                    }
+                }
+            }
             if let Ok(name) = name.parse::<RoleName>() {
                 roles.insert(name, Role { scope, capabilities });
             }
@@ -284,34 +295,31 @@ impl Policy {
     }
 }
 
-fn collect<'s>(
-    name: &'s str,
+/// A role and all that it includes, by whatever way. Each is visited once, however many ways lead to it: the files of
+/// people who include everything in everything must not take for ever.
+fn with_included<'s>(
+    role: &'s RoleSource,
     sources: &BTreeMap<&'s str, &'s RoleSource>,
-    vocabulary: &HashMap<String, Capability>,
-    path: &mut Vec<&'s str>,
-    into: &mut CapabilitySet,
     faults: &mut Vec<String>,
-) {
-    if path.contains(&name) {
-        faults.push(format!("role `{name}`: includes itself"));
-        return;
-    }
-    let Some(role) = sources.get(name) else {
-        let by = path.last().copied().unwrap_or_default();
-        faults.push(format!("role `{by}`: includes unknown role `{name}`"));
-        return;
-    };
-    for capability in &role.capabilities {
-        match vocabulary.get(capability) {
-            Some(capability) => into.insert(*capability),
-            None => faults.push(format!("role `{name}`: unknown capability `{capability}`")),
+) -> BTreeMap<&'s str, &'s RoleSource> {
+    let mut found = BTreeMap::from([(role.name.as_str(), role)]);
+    let mut next = vec![role];
+    while let Some(by) = next.pop() {
+        for included in &by.includes {
+            match sources.get(included.as_str()) {
+                Some(_) if *included == role.name => {
+                    faults.push(format!("role `{}`: includes itself", role.name));
+                }
+                Some(source) => {
+                    if found.insert(included, source).is_none() {
+                        next.push(source);
+                    }
+                }
+                None => faults.push(format!("role `{}`: includes unknown role `{included}`", by.name)),
+            }
         }
     }
-    path.push(name);
-    for included in &role.includes {
-        collect(included, sources, vocabulary, path, into, faults);
-    }
-    path.pop();
+    found
 }
 
 #[cfg(test)]
@@ -359,6 +367,25 @@ mod tests {
         let without_root =
             PolicySource { capabilities: vec![], roles: vec![role("a", "assigned", &[], &["users:admin"])] };
         assert!(Policy::build(&without_root).unwrap_err().join("").contains("root admin"));
+    }
+
+    #[test]
+    fn roles_that_include_each_other_in_every_way_are_resolved_at_once() {
+        // 2^200 ways lead from the first to the last, and a chain of hundreds is no deeper than a stack.
+        let doubled =
+            |i: usize| role(&format!("r{i}"), "assigned", &[format!("r{}", i + 1).as_str(); 2], &[]);
+        let roles = (0..MAX_ROLES - 2).map(doubled);
+        let last = role(&format!("r{}", MAX_ROLES - 2), "assigned", &[], &["graph:read"]);
+        let root = role("root", "*", &["r0"], &["users:admin"]);
+        let roles: Vec<RoleSource> = roles.chain([last, root]).collect();
+        let policy = Policy::build(&PolicySource { capabilities: vec![], roles: roles.clone() }).unwrap();
+        let read = policy.capability("graph:read").unwrap();
+        for (name, scope) in [("root", Scope::Everywhere), ("r0", Scope::Assigned)] {
+            assert_eq!(policy.role_grants(&name.parse().unwrap(), read), Some(scope));
+        }
+        let more = roles.into_iter().chain([role("more", "assigned", &[], &[])]).collect();
+        let faults = Policy::build(&PolicySource { capabilities: vec![], roles: more }).unwrap_err();
+        assert_eq!(faults, ["more than 512 roles"]);
     }
 
     #[test]
