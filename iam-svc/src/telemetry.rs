@@ -13,7 +13,10 @@ use prometheus_client::metrics::family::{Family, MetricConstructor};
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::filter_fn;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{EnvFilter, fmt};
 
 /// Sends logs to stderr: in lines for people on a terminal, as JSON elsewhere. A second call does nothing.
 ///
@@ -23,19 +26,26 @@ pub fn init(filter: &str) {
     let filter =
         if filter.contains("async_nats") { filter.to_owned() } else { format!("{filter},async_nats=error") };
     let filter = EnvFilter::try_new(filter).unwrap_or_default();
-    let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    // An error means that somebody else, such as a test, has a subscriber in place; that one stays.
-    let _ = if std::io::stderr().is_terminal() {
-        subscriber.try_init()
+    let (lines, json) = if std::io::stderr().is_terminal() {
+        (Some(fmt::layer().with_writer(std::io::stderr)), None)
     } else {
-        subscriber.json().flatten_event(true).with_ansi(false).try_init()
+        (None, Some(fmt::layer().json().flatten_event(true).with_ansi(false).with_writer(std::io::stderr)))
     };
+    let subscriber = tracing_subscriber::registry().with(lines).with(json).with(filter);
+    // An error means that somebody else, such as a test, has a subscriber in place; that one stays.
+    let _ = subscriber.with(filter_fn(may_be_shown)).try_init();
     // Where, and not what: the text of a panic may quote what was being worked on, such as a password.
     std::panic::set_hook(Box::new(|panic| {
         let place = panic.location().map(ToString::to_string).unwrap_or_default();
         let thread = std::thread::current().name().unwrap_or_default().to_owned();
         tracing::error!(event = "iam.panic", place, thread, "panic");
     }));
+}
+
+/// Whether what is logged there may be shown. At its lower levels the client library of NATS shows whole messages, with
+/// the passwords and keys in them: no filter that somebody sets to find a fault lets that through.
+fn may_be_shown(metadata: &tracing::Metadata<'_>) -> bool {
+    !metadata.target().starts_with("async_nats") || *metadata.level() <= tracing::Level::INFO
 }
 
 /// Upper bounds of the duration histogram, in seconds: from what memory answers to what a hash under load takes.
