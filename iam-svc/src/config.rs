@@ -22,7 +22,7 @@ use self::arguments::SETTINGS;
 pub use self::arguments::{Arguments, Command};
 pub use self::kek::{IfMissing, KekFault, KekSource};
 pub use self::reader::{Environment, Fault};
-use self::reader::{Origin, Reader, Readers, read_text};
+use self::reader::{Origin, Reader, Readers, read_text, told};
 use crate::crypto::seal::Kek;
 use crate::ctx::{BootstrapMode, Settings};
 use crate::domain::policy::{Policy, PolicySource, RoleSource};
@@ -316,9 +316,7 @@ impl Reader<'_> {
                 };
                 match toml::from_str::<PolicyFile>(text.expose()) {
                     Ok(file) => (file.into_source(), given.origin),
-                    Err(e) => {
-                        return self.fault("policy-file", given.origin, e.to_string().trim().to_owned());
-                    }
+                    Err(e) => return self.fault("policy-file", given.origin, told(&e, text.expose())),
                 }
             }
         };

@@ -74,7 +74,7 @@ impl Reader<'_> {
         };
         let table: toml::Table = match toml::from_str(text.expose()) {
             Ok(table) => table,
-            Err(e) => return self.note("config", given.origin, e.to_string().trim().to_owned()),
+            Err(e) => return self.note("config", given.origin, told(&e, text.expose())),
         };
         for (name, value) in table {
             let origin = Origin::File(self.path.clone());
@@ -242,6 +242,13 @@ pub(super) fn read_text(path: &Path) -> Result<Secret, String> {
         }
     }
     Ok(Secret::from(text))
+}
+
+/// What is wrong with a text in TOML, and in which line. The line itself is not shown: it may be of a file that was
+/// named by mistake, such as one with a key.
+pub(super) fn told(error: &toml::de::Error, text: &str) -> String {
+    let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
+    format!("line {}: {}", before.matches('\n').count() + 1, error.message().replace('\n', " "))
 }
 
 /// A value of the file as text, in the form that a flag would have.
