@@ -17,13 +17,13 @@ use tokio::sync::mpsc;
 use super::decide::Decided;
 use crate::ctx::Ctx;
 use crate::domain::decision::Principal;
+use crate::domain::shown::{clipped, plain};
+use crate::domain::users::Username;
 use crate::error::OpError;
 use crate::ops::{Call, Done};
 
 /// The most kinds of allows counted between two summaries; one more flushes them early.
 const MOST_SUMMARIES: usize = 4096;
-/// How much of a text that a caller sent goes into an event, in bytes.
-const MAX_TEXT: usize = 256;
 /// The part of the queue that is kept free for changes that were made: nobody without a credential can fill that.
 const RESERVE: usize = 4;
 
@@ -64,15 +64,6 @@ impl Allowed<'_> {
             capability: own(self.capability),
             workspace: own(self.workspace),
         }
-    }
-}
-
-/// A text as it may go into an event, borrowed where it may do so as it is.
-fn plain(text: &str) -> Cow<'_, str> {
-    if text.len() <= MAX_TEXT && text.bytes().all(|b| b.is_ascii_graphic()) {
-        Cow::Borrowed(text)
-    } else {
-        Cow::Owned(clipped(text))
     }
 }
 
@@ -245,7 +236,10 @@ impl Audit {
                 payload.user_id = subject.to_string();
             }
             if let Some(place) = &call.place {
-                payload.workspace = place.to_string();
+                payload.workspace = clipped(place.as_str());
+            }
+            if facts.operation == OperationName::Login && !names_somebody(facts, call, outcome.err()) {
+                payload.username.clear();
             }
         }
         if !matches!(audit_type(facts.operation), AuditType::Management) {
@@ -261,6 +255,14 @@ impl Audit {
         }
         self.publish(ctx, facts.now, audit_type(facts.operation), payload);
     }
+}
+
+/// Whether what was given as username at a login is one. A text that names nobody is left out of the event: the
+/// commonest slip at a login is to type the password there. Whom the throttle stops is not looked up; by then that
+/// text was tried again and again.
+fn names_somebody(facts: &Facts<'_>, call: &Call, error: Option<&OpError>) -> bool {
+    let tried_before = matches!(error, Some(OpError::Throttled));
+    call.subject.is_some() || (tried_before && facts.request.username.parse::<Username>().is_ok())
 }
 
 /// What is known of a request without carrying it out.
@@ -297,15 +299,6 @@ impl Facts<'_> {
             ..AuditPayload::default()
         }
     }
-}
-
-/// What of a caller's text goes into an event: its beginning, without control characters.
-fn clipped(text: &str) -> String {
-    let end = (0..=text.len().min(MAX_TEXT)).rev().find(|end| text.is_char_boundary(*end)).unwrap_or(0);
-    text.chars()
-        .take(text.get(..end).unwrap_or_default().chars().count())
-        .filter(|c| !c.is_control())
-        .collect()
 }
 
 fn target_workspace(request: &IamRequest<'_>) -> String {

@@ -12,6 +12,7 @@ mod reply;
 
 use std::borrow::Cow;
 use std::collections::HashMap;
+use std::fmt;
 use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -31,6 +32,7 @@ use self::identity::{Identity, Stop, View};
 use crate::cache::Cache;
 use crate::ctx::Ctx;
 use crate::domain::caller::Caller;
+use crate::domain::shown::loggable;
 use crate::error::{AuthFailure, Denial, OpError};
 use crate::ops::{self, Call, Done};
 
@@ -45,7 +47,6 @@ const TOUCH_EVERY_MS: i64 = 300_000;
 const MOST_TOUCHED: usize = 50_000;
 
 /// A request as it came off the bus.
-#[derive(Debug)]
 pub struct Incoming<'a> {
     pub plane: Plane,
     /// The last token of the subject.
@@ -56,8 +57,14 @@ pub struct Incoming<'a> {
     pub received: Instant,
 }
 
+impl fmt::Debug for Incoming<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Incoming").field("plane", &self.plane).finish_non_exhaustive()
+    }
+}
+
 /// The headers that mean something to us.
-#[derive(Debug, Default, Clone, Copy)]
+#[derive(Default, Clone, Copy)]
 pub struct Headers<'a> {
     /// `Authorization`; more than one is refused.
     pub authorization: Option<&'a str>,
@@ -67,9 +74,24 @@ pub struct Headers<'a> {
     pub iam_min: Option<&'a str>,
 }
 
+impl fmt::Debug for Headers<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Headers")
+            .field("authorization", &self.authorization.map(|_| "(redacted)"))
+            .field("traceparent", &self.traceparent)
+            .field("deadline_ms", &self.deadline_ms)
+            .field("iam_min", &self.iam_min)
+            .finish_non_exhaustive()
+    }
+}
+
 impl Headers<'_> {
     /// The credential of an API-plane request.
-    fn credential(&self) -> Result<Secret, AuthFailure> {
+    ///
+    /// # Errors
+    /// `NoCredential` without the header, `MalformedCredential` for any other form than `Bearer <credential>`, and
+    /// for more than one header.
+    pub fn credential(&self) -> Result<Secret, AuthFailure> {
         if self.several_authorizations {
             return Err(AuthFailure::MalformedCredential);
         }
@@ -82,7 +104,11 @@ impl Headers<'_> {
         }
     }
 
-    fn floors(&self) -> Result<Floors, OpError> {
+    /// What the answer must not be older than.
+    ///
+    /// # Errors
+    /// `Invalid` for a text that cannot be read.
+    pub fn floors(&self) -> Result<Floors, OpError> {
         match self.iam_min {
             Some(text) => text
                 .parse()
@@ -92,14 +118,14 @@ impl Headers<'_> {
     }
 
     /// For how long the caller waits; an unreadable text counts as absent.
-    fn deadline(&self) -> Option<Duration> {
+    pub fn deadline(&self) -> Option<Duration> {
         self.deadline_ms.and_then(|text| text.trim().parse().ok()).map(Duration::from_millis)
     }
 
     /// The trace id of a W3C `traceparent`; an unreadable one counts as absent.
     ///
     /// Source: W3C Trace Context, section 3.2.
-    fn trace_id(&self) -> Option<&str> {
+    pub fn trace_id(&self) -> Option<&str> {
         let text = self.traceparent?;
         let mut parts = text.split('-');
         let (version, trace, span, flags) = (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
@@ -113,11 +139,17 @@ impl Headers<'_> {
 }
 
 /// A reply, ready for the bus.
-#[derive(Debug)]
 pub struct Reply {
+    /// It may hold a token or a key that was just made.
     pub payload: Vec<u8>,
     /// The kind for the headers `Nats-Service-Error` and `Nats-Service-Error-Code`.
     pub error: Option<ErrorKind>,
+}
+
+impl fmt::Debug for Reply {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Reply").field("error", &self.error).finish_non_exhaustive()
+    }
 }
 
 /// What [`Dispatch::answer_now`] gives.
@@ -129,7 +161,6 @@ pub enum Answer {
 }
 
 /// A request that is to be answered later, owning all it needs; wiped when dropped.
-#[derive(Debug)]
 pub struct Later {
     plane: Plane,
     operation: String,
@@ -140,6 +171,15 @@ pub struct Later {
     traceparent: Option<String>,
     deadline_ms: Option<String>,
     iam_min: Option<String>,
+}
+
+impl fmt::Debug for Later {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Later")
+            .field("plane", &self.plane)
+            .field("headers", &self.headers())
+            .finish_non_exhaustive()
+    }
 }
 
 impl Later {
@@ -667,12 +707,6 @@ fn panicked() -> OpError {
 
 fn micros(since: Instant) -> u64 {
     u64::try_from(since.elapsed().as_micros()).unwrap_or(u64::MAX)
-}
-
-/// A request id as a log may hold it: the caller's own text, if it is short and plain.
-fn loggable(request_id: &str) -> &str {
-    let plain = request_id.len() <= 128 && request_id.bytes().all(|b| b.is_ascii_graphic());
-    if plain { request_id } else { "(odd)" }
 }
 
 /// A fault is an error, trouble a warning; a refusal is the caller's business and the audit's, and not to be a

@@ -6,6 +6,7 @@ use iam_schema::codec::Member;
 use iam_schema::{UserId, WorkspaceId};
 
 use super::policy::{Capability, Grants, Policy, RoleName, Scope};
+use super::shown::clipped;
 use super::users::User;
 use super::workspaces::Workspace;
 
@@ -186,19 +187,17 @@ pub fn in_words(
     question: &Question<'_>,
     reason: Reason<'_>,
 ) -> String {
-    let capability = question.capability;
+    let holders = |capability| roles_with(policy, roles, capability).join(", ");
+    let (holders, capability) = (holders(question.capability), clipped(question.capability));
     match reason {
         Reason::UnknownUser => "no such user".to_owned(),
         Reason::DisabledUser => "the user or the home workspace is disabled".to_owned(),
         Reason::MalformedTarget => "a target workspace is not a non-empty string".to_owned(),
         Reason::UnknownCapability => format!("no capability `{capability}` in the vocabulary"),
-        Reason::DisabledWorkspace { target } => format!("workspace `{target}` is disabled"),
+        Reason::DisabledWorkspace { target } => format!("workspace `{}` is disabled", clipped(target)),
         Reason::OutOfScope { target } => {
-            let holders = roles_with(policy, roles, capability);
-            format!(
-                "{} has `{capability}` in the home workspace alone, not in `{target}`",
-                holders.join(", ")
-            )
+            let target = clipped(target);
+            format!("{holders} has `{capability}` in the home workspace alone, not in `{target}`")
         }
         Reason::Lacking if roles.is_empty() => format!("no roles, so no `{capability}`"),
         Reason::Lacking => {
@@ -208,10 +207,7 @@ pub fn in_words(
             });
             lacks.collect::<Vec<_>>().join("; ")
         }
-        Reason::Allowed => {
-            let holders = roles_with(policy, roles, capability);
-            format!("{} has `{capability}`", holders.join(", "))
-        }
+        Reason::Allowed => format!("{holders} has `{capability}`"),
     }
 }
 

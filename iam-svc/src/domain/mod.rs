@@ -12,6 +12,8 @@ pub mod workspaces;
 pub mod api_keys;
 pub mod key_ring;
 
+pub mod shown;
+
 pub mod passwords;
 pub mod throttle;
 pub mod tokens;

@@ -13,6 +13,7 @@ use super::{
 };
 use crate::ctx::Ctx;
 use crate::domain::policy::RoleName;
+use crate::domain::shown::clipped;
 use crate::domain::users::{User, Username};
 use crate::domain::workspaces::Workspace;
 use crate::error::{Denial, Noun, OpError};
@@ -100,7 +101,9 @@ pub async fn create_user(ctx: &Ctx, call: &mut Call, req: CreateUser) -> Result<
 
 fn known_roles(ctx: &Ctx, roles: &BTreeSet<RoleName>) -> Result<(), OpError> {
     match roles.iter().find(|role| !ctx.policy.knows_role(role)) {
-        Some(role) => Err(OpError::invalid("user.roles", format!("no role `{role}` in the policy"))),
+        Some(role) => {
+            Err(OpError::invalid("user.roles", format!("no role `{}` in the policy", clipped(role.as_str()))))
+        }
         None => Ok(()),
     }
 }
