@@ -235,7 +235,11 @@ fn concerns(complaint: &str, subject: &str, inbox_prefix: &str) -> bool {
     complaint.contains(&format!("\"{subject}\"")) || complaint.contains(&format!("\"{inbox_prefix}."))
 }
 
-fn read_reply(payload: &[u8]) -> Result<IamResponse, ClientError> {
+/// Reads what the service replied, in either form; for whoever asks over a connection of their own.
+///
+/// # Errors
+/// `Decode` for what is no reply, an empty payload among it; `Refused` for a reply that carries an error.
+pub fn read_reply(payload: &[u8]) -> Result<IamResponse, ClientError> {
     if payload.is_empty() {
         // A request may be empty, a reply of the service never is.
         return Err(ClientError::reply("", "it is empty"));

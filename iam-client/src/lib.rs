@@ -47,7 +47,7 @@ mod reply;
 #[cfg(test)]
 mod coverage;
 
-pub use client::Client;
+pub use client::{Client, read_reply};
 pub use connection::{Connection, NatsLogin, Tls};
 pub use error::{ClientError, ConnectError};
 pub use iam_schema as schema;

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use iam_client::{Client, Connection};
+use iam_client::{Client, Connection, NatsLogin};
 use iam_schema::subject::Plane;
 use iam_schema::{IamRequest, IamResponse, OperationName, Secret, WireError};
 use iam_svc::clock::ManualClock;
@@ -50,22 +50,36 @@ pub struct Deployment {
     url: String,
     prefix: String,
     client: Client,
+    environment: Vec<(String, String)>,
 }
 
 impl Deployment {
     /// Starts a replica on an empty data directory, under a subject prefix of its own.
+    ///
+    /// An argument given here stands for the one that tests have as a rule.
     pub async fn start(url: &str, arguments: &[&str]) -> Self {
-        Self::start_over(url, url, arguments).await
+        Self::start_with(url, url, arguments, &[]).await
     }
 
     /// Starts a replica that reaches NATS over a line of its own, such as a proxy; its client here goes by `url`.
     pub async fn start_over(line: &str, url: &str, arguments: &[&str]) -> Self {
+        Self::start_with(line, url, arguments, &[]).await
+    }
+
+    /// Starts a replica with variables in its environment, beside those of the test.
+    pub async fn start_in(url: &str, arguments: &[&str], environment: &[(&str, &str)]) -> Self {
+        Self::start_with(url, url, arguments, environment).await
+    }
+
+    async fn start_with(line: &str, url: &str, arguments: &[&str], environment: &[(&str, &str)]) -> Self {
+        let environment: Vec<(String, String)> =
+            environment.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
         let dir = TempDir::new().expect("a directory");
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let prefix = format!("t{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
-        let child = spawn(line, &prefix, dir.path(), arguments);
+        let child = spawn(line, &prefix, dir.path(), arguments, &environment);
         let client = connect(url, &prefix).await;
-        let mut deployment = Self { child, dir, url: line.to_owned(), prefix, client };
+        let mut deployment = Self { child, dir, url: line.to_owned(), prefix, client, environment };
         deployment.ready().await;
         deployment
     }
@@ -78,7 +92,7 @@ impl Deployment {
 
     /// Starts the replica, which has ended, again on the same data directory.
     pub async fn start_again(&mut self, arguments: &[&str]) {
-        self.child = spawn(&self.url, &self.prefix, self.dir.path(), arguments);
+        self.child = spawn(&self.url, &self.prefix, self.dir.path(), arguments, &self.environment);
         self.ready().await;
     }
 
@@ -190,16 +204,22 @@ impl Drop for Deployment {
     }
 }
 
-fn spawn(url: &str, prefix: &str, dir: &Path, arguments: &[&str]) -> Child {
+fn spawn(url: &str, prefix: &str, dir: &Path, arguments: &[&str], environment: &[(String, String)]) -> Child {
     let log = std::fs::OpenOptions::new().create(true).append(true).open(dir.join("log")).expect("a log");
-    let usual = [("--bootstrap-mode", "bootstrap"), ("--audit-stream", "off"), ("--http-addr", "off")];
+    let usual = [
+        ("--nats-url", url),
+        ("--subject-prefix", prefix),
+        ("--bootstrap-mode", "bootstrap"),
+        ("--audit-stream", "off"),
+        ("--http-addr", "off"),
+    ];
     let usual = usual.iter().filter(|(flag, _)| !arguments.contains(flag));
     Command::new(program("iam-svc"))
-        .args(["--nats-url", url, "--subject-prefix", prefix])
         .arg("--data-dir")
         .arg(dir.join("data"))
         .args(usual.flat_map(|(flag, value)| [flag, value]))
         .args(arguments)
+        .envs(environment.iter().map(|(name, value)| (name, value)))
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(log)
@@ -208,11 +228,21 @@ fn spawn(url: &str, prefix: &str, dir: &Path, arguments: &[&str]) -> Child {
 }
 
 async fn connect(url: &str, prefix: &str) -> Client {
+    // The client library takes no user and password from a URL.
+    let (login, url) = match url.strip_prefix("nats://").and_then(|rest| rest.split_once('@')) {
+        Some((login, address)) => {
+            let (user, password) = login.split_once(':').expect("user and password");
+            let (user, password) = (user.to_owned(), Secret::new(password));
+            (NatsLogin::UserPassword { user, password }, format!("nats://{address}"))
+        }
+        None => (NatsLogin::None, url.to_owned()),
+    };
     let connection = Connection {
+        login,
         subject_prefix: prefix.to_owned(),
         // The hash threads give way to everything else that a busy machine does.
         timeout: Duration::from_secs(60),
-        ..Connection::to([url])
+        ..Connection::to([url.as_str()])
     };
     Client::connect(&connection).await.expect("a NATS server")
 }

@@ -5,9 +5,11 @@ pub mod sample;
 pub mod store_suite;
 
 pub mod campaign;
+pub mod canary;
 pub mod crash_disk;
 pub mod damage;
 pub mod disk_faults;
+pub mod fuzz;
 
 pub mod deployment;
 pub mod facts;

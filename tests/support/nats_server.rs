@@ -139,7 +139,7 @@ impl Drop for NatsServer {
 pub const JETSTREAM: &str = "jetstream { store_dir: \"STORE\" }";
 
 /// A port that nobody listens on just now.
-fn free_port() -> u16 {
+pub fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a port").port()
 }
 

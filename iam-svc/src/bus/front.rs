@@ -562,8 +562,11 @@ async fn settle(shared: Arc<Shared>, change: Change) {
 /// Where a reply may go. It is the caller's text: nothing may be published by us where only we, servers and
 /// services are meant to speak.
 ///
+/// # Errors
+/// Why the request is dropped.
+///
 /// Source: protocol section 1.
-pub(super) fn reply_subject(reply: Option<Subject>, subjects: &Subjects) -> Result<Subject, Dropped> {
+pub fn reply_subject(reply: Option<Subject>, subjects: &Subjects) -> Result<Subject, Dropped> {
     let reply = reply.ok_or(Dropped::NoReply)?;
     let text = reply.as_str();
     if text.starts_with('$') {
@@ -581,7 +584,7 @@ pub(super) fn reply_subject(reply: Option<Subject>, subjects: &Subjects) -> Resu
 
 /// The headers that mean something to us. Names of headers are taken exactly, but for `Authorization`: HTTP
 /// gateways write it in any case, and a second one must not hide behind another spelling.
-fn headers(map: &HeaderMap) -> Headers<'_> {
+pub fn headers(map: &HeaderMap) -> Headers<'_> {
     let mut headers = Headers::default();
     let mut authorizations = 0;
     for (name, values) in map.iter() {

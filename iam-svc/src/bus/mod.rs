@@ -35,6 +35,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
+pub use self::front::{headers, reply_subject};
+
 use self::audit::{Auditor, Stream};
 use self::changes::{Outgoing, Publisher};
 use self::discovery::Discovery;

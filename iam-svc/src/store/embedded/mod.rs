@@ -42,6 +42,7 @@ use tokio::sync::watch;
 use tracing::instrument;
 
 pub use backend::WrapBackend;
+pub use codec::reread;
 
 use super::{
     DeleteApiKey, DeleteUser, InsertApiKey, InsertUser, InsertWorkspace, Page, Read, ReplaceKeyRing,
