@@ -7,8 +7,7 @@
 mod generation;
 
 use std::hash::{BuildHasher, Hash, RandomState};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
 
 use iam_schema::changes::{Change, ChangeKind, DELETED, Followed, Highest};
 use iam_schema::{KeyId, UserId, WorkspaceId};
@@ -16,12 +15,23 @@ use quick_cache::sync::Cache as Bounded;
 
 pub use generation::{Generation, Ticket};
 
+use self::sync::atomic::{AtomicBool, Ordering};
+use self::sync::{PoisonError, RwLock};
 use crate::ctx::Ctx;
 use crate::domain::api_keys::{ApiKey, KeyHash};
 use crate::domain::decision::{Principal, WorkspaceState};
 use crate::domain::tokens::Claims;
 use crate::error::{AuthFailure, OpError};
 use crate::store::Read;
+
+/// In unit tests a scheduler decides what happens between any two steps of these: a cache can be used there only
+/// inside of it, see `generation`.
+mod sync {
+    #[cfg(test)]
+    pub use shuttle::sync::{Mutex, MutexGuard, PoisonError, RwLock, atomic};
+    #[cfg(not(test))]
+    pub use std::sync::{Mutex, MutexGuard, PoisonError, RwLock, atomic};
+}
 
 /// How long an entry lives, in milliseconds: the bound on staleness if every event were lost.
 pub const TTL_MS: i64 = 60_000;
