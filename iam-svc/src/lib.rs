@@ -40,6 +40,9 @@ pub mod ctx;
 pub mod entropy;
 pub mod error;
 
+#[cfg(test)]
+mod model;
+
 use std::future::Future;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;

@@ -174,17 +174,17 @@ impl VerifyKeys {
     /// # Errors
     /// Every [`TokenError`].
     pub fn verify(&self, token: &str, expect: &Expect<'_>) -> Result<Claims, TokenError> {
-        let claims = self.signed_claims(token, expect.now)?;
+        let (claims, _) = self.signed_claims(token, expect.now)?;
         claims.check(expect)?;
         Ok(claims)
     }
 
-    /// Verifies the signature alone, for whoever takes more than one audience: what comes back must still pass
-    /// [`Claims::check`].
+    /// Verifies the signature alone, for whoever takes more than one audience: the claims that come back, with the
+    /// key that signed them, must still pass [`Claims::check`].
     ///
     /// # Errors
     /// Every [`TokenError`] but those of [`Claims::check`].
-    pub fn signed_claims(&self, token: &str, now: Timestamp) -> Result<Claims, TokenError> {
+    pub fn signed_claims(&self, token: &str, now: Timestamp) -> Result<(Claims, KeyKid), TokenError> {
         if token.len() > MAX_TOKEN {
             return Err(TokenError::Malformed);
         }
@@ -193,7 +193,7 @@ impl VerifyKeys {
 
         let header: Header = part(header)?;
         header.check()?;
-        let key = self.0.get(header.kid.as_str()).ok_or(TokenError::UnknownKid)?;
+        let (kid, key) = self.0.get_key_value(header.kid.as_str()).ok_or(TokenError::UnknownKid)?;
         if key.until.is_some_and(|until| until <= now) {
             return Err(TokenError::UnknownKid);
         }
@@ -202,7 +202,7 @@ impl VerifyKeys {
         // a bad signature before.
         let signature = Signature::from_slice(&decoded(signature)?).map_err(|_| TokenError::Malformed)?;
         key.key.verify_strict(signed.as_bytes(), &signature).map_err(|_| TokenError::BadSignature)?;
-        Claims::try_from(part::<ClaimsText>(payload)?)
+        Ok((Claims::try_from(part::<ClaimsText>(payload)?)?, kid.clone()))
     }
 }
 

@@ -7,6 +7,7 @@ use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use iam_schema::changes::{ChangeKind, DELETED, Floors};
 use iam_schema::{KeyId, Secret, Timestamp, UserId, WorkspaceId};
 use sha2::{Digest, Sha256};
 
@@ -101,6 +102,7 @@ pub struct View<'v> {
     pub cache: &'v Cache,
     pub now: Timestamp,
     pub now_ms: i64,
+    floors: Option<&'v Floors>,
     loaded: Loaded,
     needs: RefCell<Vec<Need>>,
 }
@@ -117,7 +119,20 @@ struct Loaded {
 impl<'v> View<'v> {
     /// A view with nothing loaded yet.
     pub fn new(ctx: &'v Ctx, cache: &'v Cache, now: Timestamp, now_ms: i64) -> Self {
-        Self { ctx, cache, now, now_ms, loaded: Loaded::default(), needs: RefCell::default() }
+        Self { ctx, cache, now, now_ms, floors: None, loaded: Loaded::default(), needs: RefCell::default() }
+    }
+
+    /// The view of a caller who has seen these versions: what is gone by them is refused, whatever is cached.
+    ///
+    /// Source: protocol section 8, "an answer that rests on it is refused".
+    pub fn after(self, floors: &'v Floors) -> Self {
+        Self { floors: Some(floors), ..self }
+    }
+
+    fn gone(&self, kind: ChangeKind, id: &impl ToString) -> bool {
+        let Some(floors) = self.floors else { return false };
+        let id = id.to_string();
+        floors.iter().any(|floor| floor.kind == kind && floor.version == DELETED && floor.id == id)
     }
 
     /// Loads what was missing.
@@ -234,7 +249,7 @@ impl<'v> View<'v> {
             Some(key) => key.ok_or(AuthFailure::UnknownKey)?,
             None => return self.miss(Need::Key(hash)),
         };
-        if self.cache.revoked(key.id) {
+        if self.cache.revoked(key.id) || self.gone(ChangeKind::ApiKey, &key.id) {
             return Err(AuthFailure::KeyRevoked.into());
         }
         if key.expired(self.now) {
@@ -263,6 +278,9 @@ impl<'v> View<'v> {
             Some(token) => token?,
             None => return self.miss(Need::Token(hash, text.clone())),
         };
+        if self.gone(ChangeKind::SigningKey, &token.kid) {
+            return Err(AuthFailure::BadToken.into());
+        }
         let claims = &token.claims;
         claims.check_times(self.now).map_err(failure)?;
         let principal = self.live(claims.sub, |owner| {
@@ -325,7 +343,7 @@ fn verify_token(
         tracing::error!(%error, "the key ring cannot be used");
         AuthFailure::BadToken
     })?;
-    let claims = keys.signed_claims(text.expose(), now).map_err(failure)?;
+    let (claims, kid) = keys.signed_claims(text.expose(), now).map_err(failure)?;
     let audience = ctx.settings.audience.as_str();
     let check = |audience: &str| claims.check(&Expect { issuer: &ctx.settings.issuer, audience, now });
     let change_password_only = match check(audience) {
@@ -336,7 +354,7 @@ fn verify_token(
         }
         Err(error) => return Err(failure(error)),
     };
-    Ok(VerifiedToken { claims, change_password_only })
+    Ok(VerifiedToken { claims, kid, change_password_only })
 }
 
 fn failure(error: TokenError) -> AuthFailure {

@@ -495,7 +495,7 @@ impl Dispatch {
             // Without one nobody makes us read the store, nor learns what is in it.
             (Plane::Api, _) => Some(headers.credential()?),
         };
-        let mut view = View::new(&self.ctx, &self.cache, call.now, call.monotonic_ms);
+        let mut view = View::new(&self.ctx, &self.cache, call.now, call.monotonic_ms).after(&floors);
         if later.plane == Plane::Service {
             call.client_ip = request.client_ip.to_string();
         }
@@ -511,7 +511,7 @@ impl Dispatch {
                 // Only somebody may make us read the store for floors; and with them met, who it is is asked anew.
                 if !floors.is_empty() {
                     self.meet(&floors).await?;
-                    view = View::new(&self.ctx, &self.cache, call.now, call.monotonic_ms);
+                    view = View::new(&self.ctx, &self.cache, call.now, call.monotonic_ms).after(&floors);
                     identity = asked(&mut view, |view| view.identify(&credential)).await?;
                 }
                 call.caller = Caller::Actor(identity.principal.clone());
