@@ -160,6 +160,8 @@ pub struct Metrics {
     pub events_published: Counter,
     /// Passwords waiting to be hashed.
     pub hash_queue: Gauge,
+    /// Passwords hashed, verified or measured.
+    pub hashes: Counter,
 }
 
 #[derive(Debug, Clone)]
@@ -237,6 +239,7 @@ impl Metrics {
         );
         let audit_given_up = counter(&mut registry, "audit_given_up", "Audit events that were given up");
         let events_published = counter(&mut registry, "events_published", "Change events published");
+        let hashes = counter(&mut registry, "password_jobs", "Passwords hashed, verified or measured");
         let gauge = |registry: &mut Registry, name: &str, help: &str| {
             let gauge = Gauge::default();
             registry.register(name, help, gauge.clone());
@@ -262,6 +265,7 @@ impl Metrics {
             audit_spool,
             events_published,
             hash_queue,
+            hashes,
             registry,
         }
     }

@@ -555,6 +555,7 @@ async fn nudged(shared: &Shared, done: impl Future<Output = ()>) {
 /// Publishes heartbeats and summaries of allows, and writes when keys were last used, each in its time.
 async fn heart(shared: Arc<Shared>) {
     let mut given_up = 0;
+    let mut hashed = 0;
     let mut writing = tokio::spawn(async {});
     let regular = Duration::from_millis(u64::try_from(HEARTBEAT_MS).unwrap_or(2_000));
     let mut beat = tokio::time::interval(regular);
@@ -577,6 +578,9 @@ async fn heart(shared: Arc<Shared>) {
         }
         let waiting = shared.ctx.hasher.waiting();
         shared.metrics.hash_queue.set(i64::try_from(waiting).unwrap_or(i64::MAX));
+        let begun = shared.ctx.hasher.begun();
+        shared.metrics.hashes.inc_by(begun - hashed);
+        hashed = begun;
         let lost = shared.dispatch.audit().given_up();
         shared.metrics.audit_given_up.inc_by(lost - given_up);
         given_up = lost;

@@ -5,6 +5,7 @@ use std::fmt;
 use std::hint::black_box;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::slice;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{Builder, JoinHandle};
 
@@ -209,6 +210,7 @@ type Job = Box<dyn FnOnce() + Send>;
 struct Shared {
     queue: Mutex<Queue>,
     wake: Condvar,
+    begun: AtomicU64,
 }
 
 struct Queue {
@@ -234,7 +236,8 @@ impl HashPool {
     pub fn with_rounds(threads: usize, rounds: u32) -> std::io::Result<Self> {
         let threads = threads.max(1);
         let queue = Queue { jobs: VecDeque::new(), capacity: threads * QUEUE_PER_THREAD, closed: false };
-        let shared = Arc::new(Shared { queue: Mutex::new(queue), wake: Condvar::new() });
+        let shared =
+            Arc::new(Shared { queue: Mutex::new(queue), wake: Condvar::new(), begun: AtomicU64::new(0) });
         // Built before the threads are, so that those already there are ended if one cannot be started.
         let mut pool = Self { shared, threads: Vec::new(), rounds: rounds.clamp(1, MAX_ROUNDS) };
         for n in 0..threads {
@@ -278,6 +281,11 @@ impl HashPool {
     /// Jobs that wait, for a gauge.
     pub fn waiting(&self) -> usize {
         self.shared.lock().jobs.len()
+    }
+
+    /// Jobs begun so far, for a counter.
+    pub fn begun(&self) -> u64 {
+        self.shared.begun.load(Ordering::Relaxed)
     }
 
     async fn run<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Result<T, PoolBusy> {
@@ -349,6 +357,7 @@ impl Shared {
     fn work(&self) {
         lower_priority();
         while let Some(job) = self.pop() {
+            self.begun.fetch_add(1, Ordering::Relaxed);
             // A job that panics fails its caller alone; the panic hook has told the log.
             let _ = catch_unwind(AssertUnwindSafe(job));
         }
@@ -364,7 +373,7 @@ fn lower_priority() {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::sync::atomic::AtomicUsize;
     use std::sync::mpsc;
     use std::time::Instant;
 
