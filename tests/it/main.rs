@@ -6,6 +6,7 @@ mod clock;
 mod coverage;
 mod crashes;
 mod golden;
+mod guessing;
 mod hostile;
 mod scenarios;
 mod secrets;

@@ -2,7 +2,7 @@
 
 use iam_schema::changes::ChangeKind;
 use iam_schema::decisions::role;
-use iam_schema::{Secret, Timestamp};
+use iam_schema::{Secret, Timestamp, WorkspaceId};
 
 use super::{Call, Done};
 use crate::crypto::{api_keys, seal};
@@ -93,9 +93,13 @@ pub(super) fn internal<E>(what: &'static str) -> impl Fn(E) -> OpError {
     move |_| OpError::Internal(format!("{what} is not well formed"))
 }
 
+/// The workspace that every deployment begins with, and that is never deleted.
+pub(super) fn first_workspace() -> Result<WorkspaceId, OpError> {
+    WORKSPACE.parse().map_err(internal("the first workspace's id"))
+}
+
 async fn new_seed(ctx: &Ctx, now: Timestamp, key: &Secret) -> Result<Seed, OpError> {
-    let workspace = WORKSPACE.parse().map_err(internal("the first workspace's id"))?;
-    let workspace = Workspace::new(workspace, "Default".to_owned(), true, now);
+    let workspace = Workspace::new(first_workspace()?, "Default".to_owned(), true, now);
     let admin_role = admin_role(ctx)?;
     // Nobody knows this password; it exists so that the admin is an ordinary user from the start.
     let unknown = passwords::temporary_password(&ctx.entropy.bytes());

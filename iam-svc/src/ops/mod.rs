@@ -184,16 +184,18 @@ async fn target(
     workspace: Option<&WorkspaceId>,
 ) -> Result<Target, OpError> {
     call.caller.require(&ctx.policy, capability)?;
-    let target = match load(ctx, who).await? {
-        Some(target) => target,
+    let user = match find(ctx, who).await? {
+        Some(user) => user,
         None => return Err(absent(ctx, call, capability, Noun::User)),
     };
-    call.subject = Some(target.user.id);
-    call.place = Some(target.user.workspace.clone());
-    call.caller.require_in(&ctx.policy, capability, &target.user.workspace)?;
-    one_user(who, &target.user)?;
-    in_workspace(&target.user, workspace)?;
-    Ok(target)
+    call.subject = Some(user.id);
+    call.place = Some(user.workspace.clone());
+    // Refused before anything more is read: else the time taken would tell a hidden user from none.
+    call.caller.require_in(&ctx.policy, capability, &user.workspace)?;
+    one_user(who, &user)?;
+    in_workspace(&user, workspace)?;
+    let home = home_of(ctx, &user).await?;
+    Ok(Target { user, home })
 }
 
 /// Loads a user that the caller administers: as [`target`], and the caller must hold all that the user holds.
@@ -246,13 +248,17 @@ fn one_user(who: &Who, user: &User) -> Result<(), OpError> {
 }
 
 async fn load(ctx: &Ctx, who: &Who) -> Result<Option<Target>, OpError> {
+    let Some(user) = find(ctx, who).await? else { return Ok(None) };
+    let home = home_of(ctx, &user).await?;
+    Ok(Some(Target { user, home }))
+}
+
+async fn find(ctx: &Ctx, who: &Who) -> Result<Option<User>, OpError> {
     let user = match who {
         Who::Id(id) => ctx.store.user(*id, Read::Ordinary).await?,
         Who::Name(name) | Who::Both(_, name) => ctx.store.user_by_name(name).await?,
     };
-    let Some(user) = user else { return Ok(None) };
-    let home = home_of(ctx, &user).await?;
-    Ok(Some(Target { user, home }))
+    Ok(user)
 }
 
 /// The home workspace of a user; it is never deleted, so its absence is damage.

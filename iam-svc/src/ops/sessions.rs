@@ -12,6 +12,7 @@ use crate::domain::passwords::{self, PasswordHash, WeakPassword};
 use crate::domain::throttle::Permit;
 use crate::domain::tokens::{self, Claims};
 use crate::domain::users::{User, Username};
+use crate::domain::workspaces::Workspace;
 use crate::error::{AuthFailure, Denial, Noun, OpError};
 use crate::store::Read;
 
@@ -32,8 +33,8 @@ pub struct ChangePassword {
 
 /// Username and password to a token.
 ///
-/// Every refusal costs one password hash and gives the same answer, whatever was wrong. Who must change the
-/// password gets a token that is good for that alone.
+/// Every refusal costs one password hash and the same reads, and gives the same answer, whatever was wrong. Who must
+/// change the password gets a token that is good for that alone.
 ///
 /// # Errors
 /// `AuthFailed`, `Throttled`, `Unavailable` when the hash pool is full.
@@ -42,49 +43,43 @@ pub struct ChangePassword {
 pub async fn login(ctx: &Ctx, call: &mut Call, req: Login) -> Result<Done, OpError> {
     let attempt = reserve(ctx, call, &req.username)?;
     let outcome = attempt_login(ctx, call, req).await;
-    settle(call, attempt, &outcome);
+    settle(ctx, attempt, &outcome);
     outcome
 }
 
 /// Gives an attempt back, unless it was a wrong guess.
-fn settle<T>(call: &Call, attempt: Permit<'_>, outcome: &Result<T, OpError>) {
+fn settle<T>(ctx: &Ctx, attempt: Permit<'_>, outcome: &Result<T, OpError>) {
+    // Read anew: the password may have waited, and what flowed back meanwhile is not to come back twice.
+    let now_ms = ctx.clock.monotonic_ms();
     match outcome {
-        Ok(_) => attempt.succeeded(call.monotonic_ms),
+        Ok(_) => attempt.succeeded(now_ms),
         // Dropped, it stays used.
         Err(OpError::AuthFailed(_)) => {}
         // What was not evaluated was no guess.
-        Err(_) => attempt.undecided(call.monotonic_ms),
+        Err(_) => attempt.undecided(now_ms),
     }
 }
 
 async fn attempt_login(ctx: &Ctx, call: &mut Call, req: Login) -> Result<Done, OpError> {
-    let user = match req.username.parse::<Username>() {
-        Ok(name) => ctx.store.user_by_name(&name.key()).await?,
-        Err(_) => None,
-    };
-    call.subject = user.as_ref().map(|user| user.id);
-    let stored = user.as_ref().and_then(|user| user.password.clone());
-    let needs_rehash = match verdict(ctx, &req.password, stored).await? {
+    let Sought { target, asked } = seek(ctx, &req).await?;
+    call.subject = target.as_ref().map(|target| target.user.id);
+    let stored = target.as_ref().and_then(|target| target.user.password.clone());
+    let verdict = verdict(ctx, &req.password, stored).await?;
+    let target = target.ok_or(AuthFailure::UnknownUser)?;
+    let needs_rehash = match verdict {
         Verdict::Match { needs_rehash } => needs_rehash,
         Verdict::Mismatch | Verdict::Malformed => {
-            return Err(match &user {
-                None => AuthFailure::UnknownUser,
-                Some(user) if user.password.is_none() => AuthFailure::NoPassword,
-                Some(_) => AuthFailure::WrongPassword,
-            }
-            .into());
+            let no_password = target.user.password.is_none();
+            return Err(if no_password { AuthFailure::NoPassword } else { AuthFailure::WrongPassword }.into());
         }
     };
-    let user = user.ok_or(AuthFailure::UnknownUser)?;
-    let home = super::home_of(ctx, &user).await?;
-    call.place = Some(user.workspace.clone());
-    if !home.enabled {
+    call.place = Some(target.user.workspace.clone());
+    if !target.home.enabled {
         return Err(AuthFailure::WorkspaceDisabled.into());
     }
-    let target = Target { user, home };
     check_alive(call, &target)?;
     let workspace = match req.workspace {
-        Some(asked) => may_act_in(ctx, &target, asked).await?,
+        Some(id) => may_act_in(ctx, &target, id, asked)?,
         None => target.user.workspace.clone(),
     };
 
@@ -93,6 +88,38 @@ async fn attempt_login(ctx: &Ctx, call: &mut Call, req: Login) -> Result<Done, O
         rehash(ctx, call, &target.user, req.password).await;
     }
     Ok(done)
+}
+
+/// What a login rests on.
+struct Sought {
+    target: Option<Target>,
+    /// The workspace asked for, if any.
+    asked: Option<Workspace>,
+}
+
+/// Reads all that a login rests on, before the password is looked at: as many reads whether the user exists or not,
+/// and whatever the password will turn out to be.
+async fn seek(ctx: &Ctx, req: &Login) -> Result<Sought, OpError> {
+    let user = match req.username.parse::<Username>() {
+        Ok(name) => ctx.store.user_by_name(&name.key()).await?,
+        Err(_) => None,
+    };
+    let target = match user {
+        Some(user) => {
+            let home = super::home_of(ctx, &user).await?;
+            Some(Target { user, home })
+        }
+        None => {
+            // In place of a home.
+            ctx.store.workspace(&super::bootstrap::first_workspace()?, Read::Ordinary).await?;
+            None
+        }
+    };
+    let asked = match &req.workspace {
+        Some(asked) => ctx.store.workspace(asked, Read::Ordinary).await?,
+        None => None,
+    };
+    Ok(Sought { target, asked })
 }
 
 /// What the hash pool makes of a password; it costs the same whatever comes of it.
@@ -121,17 +148,24 @@ fn check_alive(call: &Call, target: &Target) -> Result<(), AuthFailure> {
 }
 
 /// The workspace asked for at login: it exists, is enabled, and is one the user may act in.
-async fn may_act_in(ctx: &Ctx, target: &Target, asked: WorkspaceId) -> Result<WorkspaceId, OpError> {
-    if asked == target.user.workspace {
-        return Ok(asked);
+fn may_act_in(
+    ctx: &Ctx,
+    target: &Target,
+    id: WorkspaceId,
+    asked: Option<Workspace>,
+) -> Result<WorkspaceId, AuthFailure> {
+    if id == target.user.workspace {
+        return Ok(id);
     }
-    if !ctx.policy.any_everywhere(&target.user.roles) {
-        return Err(AuthFailure::WorkspaceNotPermitted.into());
-    }
-    match ctx.store.workspace(&asked, Read::Ordinary).await? {
-        Some(workspace) if workspace.enabled => Ok(asked),
-        Some(_) => Err(AuthFailure::WorkspaceDisabled.into()),
-        None => Err(AuthFailure::WorkspaceNotPermitted.into()),
+    match asked {
+        Some(workspace) if ctx.policy.any_everywhere(&target.user.roles) => {
+            if workspace.enabled {
+                Ok(id)
+            } else {
+                Err(AuthFailure::WorkspaceDisabled)
+            }
+        }
+        Some(_) | None => Err(AuthFailure::WorkspaceNotPermitted),
     }
 }
 
@@ -193,7 +227,7 @@ pub async fn change_password(ctx: &Ctx, call: &mut Call, req: ChangePassword) ->
         Ok(Verdict::Mismatch | Verdict::Malformed) => Err(AuthFailure::WrongPassword.into()),
         Err(error) => Err(error),
     };
-    settle(call, attempt, &verified);
+    settle(ctx, attempt, &verified);
     verified?;
     passwords::check_change(&req.password, &req.new_password).map_err(weak)?;
     let user = &target.user;
