@@ -19,6 +19,7 @@ use iam_svc::store::{
 use tempfile::TempDir;
 use tokio::sync::Notify;
 
+use crate::schedule::Turns;
 use crate::world::{Setup, World};
 
 /// How a call fails.
@@ -64,6 +65,7 @@ impl Gate {
 pub struct Faulty {
     inner: EmbeddedStore,
     state: Mutex<State>,
+    turns: Turns,
     /// Held for as long as the store is.
     _dir: TempDir,
 }
@@ -85,11 +87,28 @@ struct State {
 impl Faulty {
     /// An empty store of the default policy, without a fault.
     pub fn embedded() -> Arc<Self> {
-        let dir = TempDir::new().expect("a directory");
+        Self::on(TempDir::new().expect("a directory"))
+    }
+
+    /// The store of the default policy in a data directory, without a fault.
+    pub fn on(dir: TempDir) -> Arc<Self> {
         let policy = Policy::build(&Default::default()).expect("the default policy");
         let inner =
             EmbeddedStore::open(dir.path(), Options::new(Arc::new(policy.root_roles()))).expect("a store");
-        Arc::new(Self { inner, state: Mutex::default(), _dir: dir })
+        Arc::new(Self { inner, state: Mutex::default(), turns: Turns::default(), _dir: dir })
+    }
+
+    /// Where its callers wait for their turn; nobody does unless told to.
+    pub fn turns(&self) -> &Turns {
+        &self.turns
+    }
+
+    /// Holds records, claims and indexes against each other.
+    ///
+    /// # Errors
+    /// As [`EmbeddedStore::verify`].
+    pub fn verify(&self) -> Result<(), StoreError> {
+        self.inner.verify()
     }
 
     /// A service on this store; more than one are replicas that hear nothing of each other.
@@ -149,6 +168,18 @@ impl Faulty {
     }
 
     async fn around<T>(
+        &self,
+        method: &'static str,
+        lost: Option<T>,
+        call: impl Future<Output = Result<T, StoreError>> + Send,
+    ) -> Result<T, StoreError> {
+        self.turns.before(method).await;
+        let answer = self.faulted(method, lost, call).await;
+        self.turns.after().await;
+        answer
+    }
+
+    async fn faulted<T>(
         &self,
         method: &'static str,
         lost: Option<T>,

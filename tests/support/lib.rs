@@ -17,6 +17,7 @@ pub mod faulty;
 pub mod nats_server;
 pub mod proxy;
 pub mod scene;
+pub mod schedule;
 pub mod world;
 
 pub use deployment::Deployment;

@@ -12,7 +12,7 @@ use iam_svc::crypto::passwords::HashPool;
 use iam_svc::crypto::seal::Kek;
 use iam_svc::ctx::{BootstrapMode, Ctx, Settings};
 use iam_svc::dispatch::audit::Audit;
-use iam_svc::dispatch::{Answer, Dispatch, Headers, Incoming};
+use iam_svc::dispatch::{Answer, Answered, Dispatch, Headers, Incoming};
 use iam_svc::domain::policy::{Policy, PolicySource};
 use iam_svc::domain::throttle::Throttle;
 use iam_svc::entropy::Entropy;
@@ -43,6 +43,8 @@ pub struct Setup {
     pub policy: PolicySource,
     pub anonymous_user: Option<String>,
     pub seed: u64,
+    /// Which of several services on one store: they share the key-encryption key and draw other ids.
+    pub replica: u64,
 }
 
 impl Default for Setup {
@@ -52,6 +54,7 @@ impl Default for Setup {
             policy: PolicySource::default(),
             anonymous_user: None,
             seed: 1,
+            replica: 0,
         }
     }
 }
@@ -86,27 +89,41 @@ impl World {
         headers: Headers<'_>,
         payload: &[u8],
     ) -> (Vec<u8>, Option<iam_schema::ErrorKind>) {
-        let incoming = Incoming { plane, operation, headers, payload, received: Instant::now() };
-        let reply = match self.dispatch.answer_now(incoming) {
-            Answer::Now(reply) => reply,
-            Answer::Later(later) => {
-                let answered = self.dispatch.answer_later(later).await;
-                answered.reply.expect("no deadline was given")
-            }
-        };
+        let answered = self.answered(plane, operation, headers, payload).await;
+        let reply = answered.reply.expect("no deadline was given");
         (reply.payload, reply.error)
+    }
+
+    /// As [`World::bytes`], with what is to be published before the reply.
+    pub async fn answered(
+        &self,
+        plane: Plane,
+        operation: &str,
+        headers: Headers<'_>,
+        payload: &[u8],
+    ) -> Answered {
+        let incoming = Incoming { plane, operation, headers, payload, received: Instant::now() };
+        match self.dispatch.answer_now(incoming) {
+            Answer::Now(reply) => Answered { reply: Some(reply), changes: Vec::new(), unknown: Vec::new() },
+            Answer::Later(later) => self.dispatch.answer_later(later).await,
+        }
     }
 }
 
 /// What operations are given: these seams, seeded randomness, few rounds of a hash, and usual settings.
 pub fn ctx(store: Arc<dyn Store>, clock: Arc<dyn Clock>, policy: Arc<Policy>, setup: Setup) -> Ctx {
     let entropy = Entropy::seeded(setup.seed);
+    let kek = Kek::generate(&entropy);
+    let entropy = match setup.replica {
+        0 => entropy,
+        replica => Entropy::seeded(setup.seed.wrapping_add(replica << 32)),
+    };
     Ctx {
         store,
         clock,
         hasher: HashPool::with_rounds(1, ROUNDS).expect("a thread"),
         policy,
-        kek: Kek::generate(&entropy),
+        kek,
         throttle: Throttle::new(entropy.bytes()),
         entropy,
         settings: Settings {

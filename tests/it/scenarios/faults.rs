@@ -3,7 +3,6 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Instant;
 
 use iam_schema::ErrorKind::{self, *};
 use iam_schema::audit::{AuditOutcome, AuditPayload};
@@ -11,7 +10,7 @@ use iam_schema::changes::{Change, ChangeKind, DELETED, Followed};
 use iam_schema::codec::decode;
 use iam_schema::subject::Plane;
 use iam_schema::{IamResponse, Needs, OperationName, Secret, UserId, WorkspaceId};
-use iam_svc::dispatch::{Answer, Answered, Headers, Incoming};
+use iam_svc::dispatch::{Answered, Headers};
 use iam_svc::domain::users::User;
 use iam_svc::domain::workspaces::Workspace;
 use iam_svc::store::{Read, Store};
@@ -179,13 +178,7 @@ impl Stage {
 
 /// What a service-plane request comes to.
 async fn answered(world: &World, operation: &str, headers: Headers<'_>, request: &Value) -> Answered {
-    let payload = request.to_string().into_bytes();
-    let incoming =
-        Incoming { plane: Plane::Service, operation, headers, payload: &payload, received: Instant::now() };
-    match world.dispatch.answer_now(incoming) {
-        Answer::Now(reply) => Answered { reply: Some(reply), changes: Vec::new(), unknown: Vec::new() },
-        Answer::Later(later) => world.dispatch.answer_later(later).await,
-    }
+    world.answered(Plane::Service, operation, headers, request.to_string().as_bytes()).await
 }
 
 fn offered(operation: OperationName) -> &'static [Plane] {
