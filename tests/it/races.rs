@@ -2,3 +2,4 @@
 //! against the program.
 
 mod in_process;
+mod over_nats;

@@ -256,7 +256,25 @@ impl Wire for Deployment {
         credential: Option<&Secret>,
         request: IamRequest<'static>,
     ) -> IamResponse {
-        let mut client = self.client.clone().on(plane);
+        self.client.send(plane, operation, credential, request).await
+    }
+
+    fn clock(&self) -> Option<&ManualClock> {
+        None
+    }
+}
+
+/// A connection of one's own to a deployment.
+#[async_trait]
+impl Wire for Client {
+    async fn send(
+        &self,
+        plane: Plane,
+        operation: OperationName,
+        credential: Option<&Secret>,
+        request: IamRequest<'static>,
+    ) -> IamResponse {
+        let mut client = self.clone().on(plane);
         if let Some(credential) = credential {
             client = client.with_credential(credential.clone());
         }
