@@ -191,6 +191,7 @@ async fn two_replicas_on_bad_lines_never_allow_who_was_ended() {
     let mut random = SmallRng::seed_from_u64(9);
     let (mut changed, mut unanswered) = (0, 0);
     for _ in 0..25 {
+        facts.remember().await;
         let victim = &replicas[random.random_range(0..2)].line;
         let trouble = async {
             tokio::time::sleep(Duration::from_millis(random.random_range(0..60))).await;
@@ -218,6 +219,11 @@ async fn two_replicas_on_bad_lines_never_allow_who_was_ended() {
             }
         };
         tokio::join!(trouble, change);
+        // Now the victim is back, or about to be.
+        for _ in 0..15 {
+            facts.nobody_who_was_ended_gets_in().await;
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
     }
     println!("{changed} changes, {unanswered} of unknown outcome, {} ended", facts.ended());
     assert!(facts.ended() > 10);

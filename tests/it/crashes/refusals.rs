@@ -15,7 +15,7 @@ use iam_tests::facts::Facts;
 use tempfile::TempDir;
 
 /// Runs the program to its end, which must come soon.
-fn run(mut command: Command) -> Output {
+pub(super) fn run(mut command: Command) -> Output {
     let child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
     let mut child = child.expect("it starts");
     let begun = Instant::now();
@@ -43,7 +43,7 @@ const USUAL: [&str; 8] = [
 ];
 
 /// The program on a data directory.
-fn iam_svc(words: &[&str], url: &str, data: &Path) -> Command {
+pub(super) fn iam_svc(words: &[&str], url: &str, data: &Path) -> Command {
     let mut command = Command::new(program("iam-svc"));
     command.args(words).args(["--nats-url", url]).args(USUAL);
     command.arg("--data-dir").arg(data);
