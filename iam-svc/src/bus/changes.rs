@@ -208,6 +208,8 @@ pub(super) struct Heard {
 pub(super) struct Following {
     follower: Follower,
     unsettled: bool,
+    /// An instance fell silent, and has not been heard of since: what it changed meanwhile is not known.
+    silence: bool,
 }
 
 impl Following {
@@ -230,7 +232,9 @@ impl Following {
 
     /// Whether an instance fell silent, so that everything must be dropped.
     pub(super) fn tick(&mut self, now_ms: i64) -> bool {
-        self.follower.tick(now_ms)
+        let silent = self.follower.tick(now_ms);
+        self.silence |= silent;
+        silent
     }
 
     /// The connection was cut and stands again. All events that came before are to be taken in first, or else
@@ -240,14 +244,16 @@ impl Following {
         self.unsettled = true;
     }
 
-    /// Whether the cache may be used again after a reconnect: said once.
-    pub(super) fn settles(&mut self) -> bool {
+    /// Whether the cache may be used again after a reconnect: said once, and with whether all of it must be
+    /// dropped first. It must where an instance fell silent: no heartbeat shows what came of that one, and what
+    /// was read since then may be older than what it changed.
+    pub(super) fn settles(&mut self) -> Option<Followed> {
         // With nobody known there is nothing that a heartbeat has shown yet: our own comes within two seconds.
         let settles = self.unsettled && self.follower.instances() > 0 && self.follower.settled();
-        if settles {
+        settles.then(|| {
             self.unsettled = false;
-        }
-        settles
+            Followed { drop: Vec::new(), drop_all: std::mem::take(&mut self.silence) }
+        })
     }
 
     /// How many instances are alive, this one included.
@@ -264,7 +270,7 @@ pub(super) fn named(payload: &[u8]) -> Vec<Change> {
 
 #[cfg(test)]
 mod tests {
-    use iam_schema::changes::ChangeKind;
+    use iam_schema::changes::{ChangeKind, SILENCE_MS};
 
     use super::*;
     use crate::clock::ManualClock;
@@ -376,11 +382,29 @@ mod tests {
         world.publisher.heartbeat();
         let heartbeat = world.next();
         world.following.event(&heartbeat, "me", 0);
-        assert!(!world.following.settles(), "it was never unsettled");
+        assert_eq!(world.following.settles(), None, "it was never unsettled");
         world.following.reconnected();
-        assert!(!world.following.settles());
+        assert_eq!(world.following.settles(), None);
         world.following.event(&heartbeat, "me", 1);
-        assert!(world.following.settles() && !world.following.settles());
+        assert_eq!(world.following.settles(), Some(Followed::default()));
+        assert_eq!(world.following.settles(), None);
+    }
+
+    #[test]
+    fn reconnect_after_a_silence_settles_with_nothing_kept() {
+        let mut world = world();
+        world.publisher.heartbeat();
+        let heartbeat = world.next();
+        world.following.event(&heartbeat, "another", 0);
+        assert!(world.following.tick(SILENCE_MS));
+        // Whoever was silent is known no more, so nothing waits for a word of it.
+        world.following.reconnected();
+        world.following.event(&heartbeat, "me", SILENCE_MS + 1);
+        let all = Followed { drop: Vec::new(), drop_all: true };
+        assert_eq!(world.following.settles(), Some(all));
+        world.following.reconnected();
+        world.following.event(&heartbeat, "me", SILENCE_MS + 2);
+        assert_eq!(world.following.settles(), Some(Followed::default()), "dropped once, done once");
     }
 
     #[test]

@@ -354,7 +354,10 @@ impl Front {
             self.following.reconnected();
             self.shared.trust(self.index, false);
         }
-        if self.following.settles() {
+        if let Some(settled) = self.following.settles() {
+            if settled.drop_all {
+                self.shared.dispatch.forget_everything();
+            }
             self.shared.trust(self.index, true);
         }
     }
