@@ -68,7 +68,10 @@ pub fn operation(name: OperationName, plane: Plane, request: &IamRequest<'_>) ->
         (Plane::Api, "") => Ok(None),
         _ => user_id().map(Some),
     };
-    let page = || PageRequest { size: request.page_size, token: request.page_token.to_string() };
+    let page = || {
+        let page = PageRequest { size: request.page_size, token: request.page_token.to_string() };
+        page.limit().map(|_| page)
+    };
 
     Ok(match name {
         OperationName::Login => Operation::Login(login(request, workspace()?)?),
@@ -80,7 +83,7 @@ pub fn operation(name: OperationName, plane: Plane, request: &IamRequest<'_>) ->
         OperationName::Whoami => Operation::Whoami,
         OperationName::CreateUser => Operation::CreateUser(Box::new(create_user(request)?)),
         OperationName::GetUser => Operation::GetUser(who(request)?, workspace()?),
-        OperationName::ListUsers => Operation::ListUsers(workspace()?, page()),
+        OperationName::ListUsers => Operation::ListUsers(workspace()?, page()?),
         OperationName::UpdateUser => {
             Operation::UpdateUser(Box::new(update_user(request, user_id()?, workspace()?)?))
         }
@@ -90,14 +93,14 @@ pub fn operation(name: OperationName, plane: Plane, request: &IamRequest<'_>) ->
         OperationName::RevokeUserTokens => Operation::RevokeUserTokens(own_user_id()?, workspace()?),
         OperationName::ResetPassword => Operation::ResetPassword(user_id()?, workspace()?),
         OperationName::CreateApiKey => Operation::CreateApiKey(create_api_key(request, plane, workspace()?)?),
-        OperationName::ListApiKeys => Operation::ListApiKeys(own_user_id()?, workspace()?, page()),
+        OperationName::ListApiKeys => Operation::ListApiKeys(own_user_id()?, workspace()?, page()?),
         OperationName::RevokeApiKey => {
             Operation::RevokeApiKey(required("key_id", &request.key_id)?, workspace()?)
         }
         OperationName::CreateWorkspace => Operation::CreateWorkspace(create_workspace(request)?),
         OperationName::GetWorkspace => Operation::GetWorkspace(workspace_id(request)?),
-        OperationName::ListWorkspaces => Operation::ListWorkspaces(page()),
-        OperationName::ListMyWorkspaces => Operation::ListMyWorkspaces(page()),
+        OperationName::ListWorkspaces => Operation::ListWorkspaces(page()?),
+        OperationName::ListMyWorkspaces => Operation::ListMyWorkspaces(page()?),
         OperationName::UpdateWorkspace => Operation::UpdateWorkspace(update_workspace(request)?),
         OperationName::DisableWorkspace => Operation::DisableWorkspace(workspace_id(request)?),
         OperationName::GetSigningKeyPublic => Operation::GetSigningKeyPublic,

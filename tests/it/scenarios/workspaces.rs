@@ -78,6 +78,9 @@ pub async fn malformed_request_about_workspaces_is_refused_before_anything_is_as
             malformed(s, operation, request, "workspace_record.name").await;
         }
     }
+    for operation in ["list-workspaces", "list-my-workspaces"] {
+        malformed(s, operation, json!({ "page_size": 1001 }), "page_size").await;
+    }
     for id in ["a", "0", "A_-", &"x".repeat(63)] {
         s.ok(Service, "create-workspace", record(json!({ "id": id, "name": "é".repeat(512) }))).await;
     }
