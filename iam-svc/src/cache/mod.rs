@@ -282,6 +282,7 @@ impl Cache {
                     self.principals.insert(id, Timed { value: principal.clone(), filled_ms: now_ms });
                 }
                 None => {
+                    // Known from before the deletion, and looked at first.
                     self.principals.remove(&id);
                     self.absent_users.insert(id, Timed { value: (), filled_ms: now_ms });
                 }

@@ -698,6 +698,13 @@ async fn cached_record_older_than_a_floor_is_read_anew() {
 
     let (user, ..) = stage.user().await;
     assert_eq!(under(&stage.world, "workspace:acme=1", &user).await, "allow");
+    elsewhere.ok(Service, "delete-user", json!({ "user_id": user })).await;
+    assert_eq!(under(&stage.world, "workspace:acme=1", &user).await, "allow", "nobody told this replica");
+    assert_eq!(under(&stage.world, &format!("user:{user}={DELETED}"), &user).await, "deny");
+    assert_eq!(under(&stage.world, "workspace:acme=1", &user).await, "deny", "and now it knows");
+
+    let (user, ..) = stage.user().await;
+    assert_eq!(under(&stage.world, "workspace:acme=1", &user).await, "allow");
     elsewhere.ok(Service, "disable-workspace", json!({ "workspace_record": { "id": "acme" } })).await;
     assert_eq!(under(&stage.world, "workspace:acme=2", &user).await, "deny");
     assert!(!s.may(&user, "agent", "acme").await);
