@@ -1,5 +1,7 @@
 //! Change events: publishing ours, and following everybody's.
 //!
+//! Public, so that tests carry these very events between replicas in process, and lose, double and reorder them.
+//!
 //! Source: protocol section 8.
 
 use std::collections::VecDeque;
@@ -14,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::{Notify, mpsc};
 
 use crate::clock::Clock;
-use crate::dispatch::Reply;
+use crate::dispatch::{Dispatch, Reply};
 use crate::telemetry::Metrics;
 
 /// The most changes in one event. A larger set becomes several events: so one fits into any payload, and into
@@ -23,7 +25,7 @@ const MAX_CHANGES: usize = MAX_RECENT / 2;
 
 /// What a front is to send.
 #[derive(Debug)]
-pub(super) enum Outgoing {
+pub enum Outgoing {
     Reply {
         to: Subject,
         reply: Reply,
@@ -63,10 +65,10 @@ struct Echo {
 
 /// Publishes our change events and heartbeats, by the one connection that all of them share.
 #[derive(Debug)]
-pub(super) struct Publisher {
+pub struct Publisher {
     /// A new random id at each start.
-    pub(super) instance: String,
-    pub(super) started: Timestamp,
+    pub instance: String,
+    pub started: Timestamp,
     /// INVARIANT (order): an event gets its number and its place in the outbox under this one lock, so that
     /// events leave in the order of their numbers, and a reply after the events of its changes.
     state: Mutex<State>,
@@ -74,7 +76,7 @@ pub(super) struct Publisher {
     /// The highest echo asked for.
     echo: AtomicU64,
     /// A heartbeat is wanted before its time.
-    pub(super) nudge: Notify,
+    pub nudge: Notify,
     clock: Arc<dyn Clock>,
     metrics: Arc<Metrics>,
 }
@@ -103,7 +105,8 @@ impl State {
 }
 
 impl Publisher {
-    pub(super) fn new(
+    /// A publisher into an outbox that one connection empties; `instance` is a new random id at each start.
+    pub fn new(
         instance: String,
         outbox: mpsc::UnboundedSender<Outgoing>,
         clock: Arc<dyn Clock>,
@@ -122,7 +125,7 @@ impl Publisher {
     }
 
     /// Publishes what changed, and then the reply.
-    pub(super) fn publish(&self, changes: &[Change], reply: Option<Outgoing>) {
+    pub fn publish(&self, changes: &[Change], reply: Option<Outgoing>) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let now_ms = self.clock.monotonic_ms();
         for changes in changes.chunks(MAX_CHANGES) {
@@ -142,7 +145,7 @@ impl Publisher {
     }
 
     /// Publishes a heartbeat.
-    pub(super) fn heartbeat(&self) {
+    pub fn heartbeat(&self) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         state.prune(self.clock.monotonic_ms());
         let recent = state.recent.iter().map(|(_, change)| change).collect();
@@ -151,7 +154,7 @@ impl Publisher {
     }
 
     /// Publishes our orderly end.
-    pub(super) fn bye(&self) {
+    pub fn bye(&self) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         state.prune(self.clock.monotonic_ms());
         let recent = state.recent.iter().map(|(_, change)| change).collect();
@@ -159,7 +162,7 @@ impl Publisher {
     }
 
     /// Asks for a heartbeat soon, and tells by which `echo` to know it, or a later one.
-    pub(super) fn ask_echo(&self) -> u64 {
+    pub fn ask_echo(&self) -> u64 {
         let echo = self.echo.fetch_add(1, Ordering::SeqCst) + 1;
         self.nudge.notify_one();
         echo
@@ -195,17 +198,30 @@ impl Publisher {
 
 /// What an event on the service plane's connection told.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Heard {
-    pub(super) followed: Followed,
+pub struct Heard {
+    pub followed: Followed,
     /// The echo of a heartbeat of ours.
-    pub(super) echo: Option<u64>,
+    pub echo: Option<u64>,
     /// It was our own `bye`: all that we published has reached the server.
-    pub(super) own_bye: bool,
+    pub own_bye: bool,
+}
+
+impl Heard {
+    /// Drops from memory what the event says is no longer so.
+    pub fn apply(&self, dispatch: &Dispatch) {
+        if self.followed.drop_all {
+            tracing::info!("change events were missed: everything cached is dropped");
+            dispatch.forget_everything();
+        }
+        if !self.followed.drop.is_empty() {
+            dispatch.follow(&self.followed);
+        }
+    }
 }
 
 /// Follows the events on one connection.
 #[derive(Debug, Default)]
-pub(super) struct Following {
+pub struct Following {
     follower: Follower,
     unsettled: bool,
     /// An instance fell silent, and has not been heard of since: what it changed meanwhile is not known.
@@ -215,7 +231,7 @@ pub(super) struct Following {
 impl Following {
     /// Takes an event in. One that cannot be read is logged: whatever it told, its number is missing now, and
     /// the next heartbeat shows that.
-    pub(super) fn event(&mut self, payload: &[u8], own: &str, now_ms: i64) -> Heard {
+    pub fn event(&mut self, payload: &[u8], own: &str, now_ms: i64) -> Heard {
         let event: ChangeEvent = match codec::decode(payload) {
             Ok(event) => event,
             Err(error) => {
@@ -231,7 +247,7 @@ impl Following {
     }
 
     /// Whether an instance fell silent, so that everything must be dropped.
-    pub(super) fn tick(&mut self, now_ms: i64) -> bool {
+    pub fn tick(&mut self, now_ms: i64) -> bool {
         let silent = self.follower.tick(now_ms);
         self.silence |= silent;
         silent
@@ -239,7 +255,7 @@ impl Following {
 
     /// The connection was cut and stands again. All events that came before are to be taken in first, or else
     /// an old heartbeat would pass for a new one.
-    pub(super) fn reconnected(&mut self) {
+    pub fn reconnected(&mut self) {
         self.follower.reconnected();
         self.unsettled = true;
     }
@@ -247,7 +263,7 @@ impl Following {
     /// Whether the cache may be used again after a reconnect: said once, and with whether all of it must be
     /// dropped first. It must where an instance fell silent: no heartbeat shows what came of that one, and what
     /// was read since then may be older than what it changed.
-    pub(super) fn settles(&mut self) -> Option<Followed> {
+    pub fn settles(&mut self) -> Option<Followed> {
         // With nobody known there is nothing that a heartbeat has shown yet: our own comes within two seconds.
         let settles = self.unsettled && self.follower.instances() > 0 && self.follower.settled();
         settles.then(|| {
@@ -257,14 +273,14 @@ impl Following {
     }
 
     /// How many instances are alive, this one included.
-    pub(super) fn instances(&self) -> usize {
+    pub fn instances(&self) -> usize {
         self.follower.instances().max(1)
     }
 }
 
 /// What an event names, no matter what came before it. Nothing for one that cannot be read: the connection that
 /// is followed tells.
-pub(super) fn named(payload: &[u8]) -> Vec<Change> {
+pub fn named(payload: &[u8]) -> Vec<Change> {
     codec::decode(payload).map_or_else(|_| Vec::new(), |event: ChangeEvent| event.changes)
 }
 

@@ -377,13 +377,7 @@ impl Front {
     fn service_event(&mut self, event: &Message) {
         let now_ms = self.shared.clock.monotonic_ms();
         let heard = self.following.event(&event.payload, &self.shared.publisher.instance, now_ms);
-        if heard.followed.drop_all {
-            tracing::info!("change events were missed: everything cached is dropped");
-            self.shared.dispatch.forget_everything();
-        }
-        if !heard.followed.drop.is_empty() {
-            self.shared.dispatch.follow(&heard.followed);
-        }
+        heard.apply(&self.shared.dispatch);
         if let (Some(_), Some(at)) = (heard.echo, self.shared.heard_ms.get(self.index)) {
             at.store(now_ms, Ordering::Relaxed);
         }

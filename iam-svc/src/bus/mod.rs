@@ -13,7 +13,7 @@
 mod front;
 mod link;
 
-mod changes;
+pub mod changes;
 
 mod audit;
 mod discovery;
