@@ -8,6 +8,7 @@ mod crashes;
 mod golden;
 mod guessing;
 mod hostile;
+mod model;
 mod races;
 mod scenarios;
 mod secrets;

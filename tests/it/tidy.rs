@@ -307,3 +307,32 @@ fn scripts_can_be_run() {
     }
     none(&faults);
 }
+
+/// Faults that the model must find are kept as patches; one that no longer applies would find nothing.
+#[test]
+fn every_seeded_fault_still_applies() {
+    let git =
+        |arguments: &[&str]| std::process::Command::new("git").current_dir(root()).args(arguments).output();
+    let top = git(&["rev-parse", "--show-toplevel"]).ok().filter(|output| output.status.success());
+    let top = top
+        .and_then(|output| PathBuf::from(String::from_utf8(output.stdout).ok()?.trim()).canonicalize().ok());
+    if top.is_none() || top != root().canonicalize().ok() {
+        println!(
+            "SKIPPED: whether the seeded faults apply, since there is no git here or this is no repository"
+        );
+        return;
+    }
+    let patches: Vec<_> = files().into_iter().filter(|path| path.starts_with("tests/seeded")).collect();
+    let patches = patches.into_iter().filter(|path| path.extension().is_some_and(|end| end == "patch"));
+    let mut faults = Vec::new();
+    let mut count = 0;
+    for path in patches {
+        count += 1;
+        let checked = git(&["apply", "--check", &path.to_string_lossy()]).expect("git, which was there");
+        if !checked.status.success() {
+            faults.push(format!("{}: {}", path.display(), String::from_utf8_lossy(&checked.stderr)));
+        }
+    }
+    none(&faults);
+    assert!(count >= 10, "{count} seeded faults are too few");
+}

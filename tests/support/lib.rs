@@ -14,6 +14,7 @@ pub mod fuzz;
 pub mod deployment;
 pub mod facts;
 pub mod faulty;
+pub mod model;
 pub mod nats_server;
 pub mod proxy;
 pub mod scene;

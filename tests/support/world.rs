@@ -45,6 +45,8 @@ pub struct Setup {
     pub seed: u64,
     /// Which of several services on one store: they share the key-encryption key and draw other ids.
     pub replica: u64,
+    /// Rounds of a password hash.
+    pub rounds: u32,
 }
 
 impl Default for Setup {
@@ -55,6 +57,7 @@ impl Default for Setup {
             anonymous_user: None,
             seed: 1,
             replica: 0,
+            rounds: ROUNDS,
         }
     }
 }
@@ -73,8 +76,17 @@ impl World {
 
     /// A world on a given store.
     pub fn over(store: Arc<dyn Store>, policy: Arc<Policy>, setup: Setup) -> Self {
+        Self::at(store, policy, setup, Self::new_clock())
+    }
+
+    /// A clock that stands where every world begins.
+    pub fn new_clock() -> Arc<ManualClock> {
         let now: Timestamp = "2026-12-01T00:00:00Z".parse().expect("a time");
-        let clock = Arc::new(ManualClock::at(now));
+        Arc::new(ManualClock::at(now))
+    }
+
+    /// A world on a given store and clock, which it may share with other replicas, or with one that has ended.
+    pub fn at(store: Arc<dyn Store>, policy: Arc<Policy>, setup: Setup, clock: Arc<ManualClock>) -> Self {
         let ctx = ctx(store, clock.clone(), policy, setup);
         let (audit, events) = Audit::channel(100_000);
         let dispatch = Arc::new(Dispatch::new(Arc::new(ctx), audit));
@@ -121,7 +133,7 @@ pub fn ctx(store: Arc<dyn Store>, clock: Arc<dyn Clock>, policy: Arc<Policy>, se
     Ctx {
         store,
         clock,
-        hasher: HashPool::with_rounds(1, ROUNDS).expect("a thread"),
+        hasher: HashPool::with_rounds(1, setup.rounds).expect("a thread"),
         policy,
         kek,
         throttle: Throttle::new(entropy.bytes()),
