@@ -35,6 +35,8 @@ pub(super) struct Race {
     /// All callers ask one replica, and so share its memory; else two in turn.
     shared: bool,
     mortal: Option<usize>,
+    /// Nothing is remembered at the start, so that what is read meanwhile may be.
+    cold: bool,
     /// The life of tokens is followed too, and not only that of keys: verifying them takes time.
     tokens: bool,
     explained: Explained,
@@ -60,6 +62,7 @@ impl Race {
             asks: asks.into(),
             shared: false,
             mortal: None,
+            cold: false,
             tokens: false,
             explained: Explained::Wholly,
             winners: None,
@@ -79,6 +82,11 @@ impl Race {
     /// All callers ask the same replica; else every second one another.
     fn on_one_replica(self) -> Self {
         Self { shared: true, ..self }
+    }
+
+    /// The replicas remember nobody yet; else they have seen every credential.
+    fn cold(self) -> Self {
+        Self { cold: true, ..self }
     }
 
     /// It is about tokens.

@@ -83,7 +83,8 @@ fn ring_changes_one_at_a_time() {
             "token seen while its key is retired",
             [service("authenticate", json!({ "credential": "$ann-jwt" })), retire("$active")],
         )
-        .on_one_replica(),
+        .on_one_replica()
+        .cold(),
         Race::new("rotation that dies", [rotate(), retire("$active")]).mortal(0),
     ];
     run(races.into_iter().map(Race::of_tokens).collect());

@@ -123,7 +123,8 @@ fn decision_never_mixes_before_and_after() {
             "authorise against disable",
             [service("authorise", may("$ann")), service("disable-user", ann())],
         )
-        .on_one_replica(),
+        .on_one_replica()
+        .cold(),
         Race::new(
             "authenticate against disable-workspace",
             [
@@ -131,7 +132,8 @@ fn decision_never_mixes_before_and_after() {
                 service("disable-workspace", acme()),
             ],
         )
-        .on_one_replica(),
+        .on_one_replica()
+        .cold(),
         Race::new(
             "authenticate against a change of roles and an end of keys",
             [
@@ -140,6 +142,7 @@ fn decision_never_mixes_before_and_after() {
                 service("revoke-api-key", json!({ "key_id": "$ann-key-id" })),
             ],
         )
-        .on_one_replica(),
+        .on_one_replica()
+        .cold(),
     ]);
 }
