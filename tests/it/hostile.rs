@@ -1,5 +1,6 @@
 //! Hostile input: bytes that nobody who means well would send.
 
+mod soak;
 mod targets;
 
 /// Whether campaigns run in full, which takes minutes, and not the share of them that fits every run.

@@ -71,7 +71,8 @@ pub fn ids(data: &[u8]) {
     assert_eq!(api_keys::credential_kind(text) == api_keys::CredentialKind::Jwt, jwt);
 
     if let Ok(kek) = Kek::from_base64(&Secret::new(text)) {
-        assert_eq!(kek.to_base64().expose().trim_end(), text.trim_end());
+        // It comes out of files that people write: blanks and line ends around it do not count.
+        assert_eq!(kek.to_base64().expose(), text.trim());
     }
     stored(text);
 }
