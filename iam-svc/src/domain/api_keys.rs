@@ -52,3 +52,38 @@ impl ApiKey {
         self.user == owner.id && self.key_epoch == owner.key_epoch
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn key_ends_at_its_expiry_and_not_before() {
+        let at = Timestamp::from_millis;
+        for (expires, now, over) in
+            [(None, 9, false), (Some(10), 9, false), (Some(10), 10, true), (Some(10), 11, true)]
+        {
+            let key = ApiKey { expires: expires.map(at), ..key() };
+            assert_eq!(key.expired(at(now)), over, "{expires:?} {now}");
+        }
+    }
+
+    fn key() -> ApiKey {
+        ApiKey {
+            id: KeyId::from_uuid(uuid::Uuid::from_u128(1)),
+            hash: KeyHash([0xab; 32]),
+            user: UserId::from_uuid(uuid::Uuid::from_u128(2)),
+            workspace: "acme".parse().unwrap(),
+            key_epoch: 3,
+            name: "ci".to_owned(),
+            prefix: "tg_abcd".to_owned(),
+            expires: None,
+            created: Timestamp::from_millis(0),
+        }
+    }
+
+    #[test]
+    fn hash_is_written_in_lower_case_hex() {
+        assert_eq!(key().hash.to_string(), "ab".repeat(32));
+    }
+}

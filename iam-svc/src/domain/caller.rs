@@ -126,3 +126,96 @@ impl Caller {
         if allowed { Ok(()) } else { Err(otherwise) }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+    use crate::domain::policy::RoleName;
+
+    fn actor(policy: &Policy, roles: &[&str]) -> Caller {
+        let roles: BTreeSet<RoleName> = roles.iter().map(|role| role.parse().unwrap()).collect();
+        Caller::Actor(Arc::new(Principal {
+            id: user(1),
+            version: 1,
+            username: "ada".to_owned(),
+            workspace: "acme".parse().unwrap(),
+            workspace_epoch: 0,
+            enabled: true,
+            grants: policy.grants(&roles),
+            everywhere: policy.any_everywhere(&roles),
+            roles,
+            key_epoch: 0,
+            token_epoch: 0,
+        }))
+    }
+
+    fn user(n: u128) -> UserId {
+        UserId::from_uuid(uuid::Uuid::from_u128(n))
+    }
+
+    #[test]
+    fn caller_may_do_what_is_held_where_it_is_held_and_a_service_everything() {
+        use Denial::*;
+        let policy = Policy::build(&Default::default()).unwrap();
+        let [acme, other] = ["acme", "other"].map(|id| id.parse::<WorkspaceId>().unwrap());
+        let (nobody, service) = (Caller::Nobody, Caller::Service);
+        let (reader, admin) = (actor(&policy, &["reader"]), actor(&policy, &["admin"]));
+        for (caller, capability, anywhere, everywhere, home, away) in [
+            (
+                &nobody,
+                "graph:read",
+                Err(LacksCapability),
+                Err(LacksCapability),
+                Err(OutOfScope),
+                Err(OutOfScope),
+            ),
+            (&service, "graph:read", Ok(()), Ok(()), Ok(()), Ok(())),
+            (&service, "unheard-of", Ok(()), Ok(()), Ok(()), Ok(())),
+            (&reader, "graph:read", Ok(()), Err(OutOfScope), Ok(()), Err(OutOfScope)),
+            (
+                &reader,
+                "users:admin",
+                Err(LacksCapability),
+                Err(LacksCapability),
+                Err(OutOfScope),
+                Err(OutOfScope),
+            ),
+            (&admin, "users:admin", Ok(()), Ok(()), Ok(()), Ok(())),
+            (
+                &admin,
+                "unheard-of",
+                Err(LacksCapability),
+                Err(LacksCapability),
+                Err(OutOfScope),
+                Err(OutOfScope),
+            ),
+        ] {
+            let asked = format!("{caller:?} {capability}");
+            assert_eq!(caller.require(&policy, capability), anywhere, "{asked}");
+            assert_eq!(caller.require_everywhere(&policy, capability), everywhere, "{asked}");
+            assert_eq!(caller.sees_all(&policy, capability), everywhere.is_ok(), "{asked}");
+            assert_eq!(caller.require_in(&policy, capability, &acme), home, "{asked}");
+            assert_eq!(caller.require_in(&policy, capability, &other), away, "{asked}");
+        }
+        let grants = |role: &str| policy.grants([&role.parse::<RoleName>().unwrap()]);
+        for (caller, role, home, dominates) in [
+            (&nobody, "reader", &acme, false),
+            (&service, "admin", &other, true),
+            (&reader, "reader", &acme, true),
+            (&reader, "reader", &other, false),
+            (&reader, "writer", &acme, false),
+            (&admin, "admin", &other, true),
+        ] {
+            let answer = caller.dominates(&grants(role), home);
+            assert_eq!(
+                answer,
+                if dominates { Ok(()) } else { Err(NotDominated) },
+                "{caller:?} {role} {home}"
+            );
+        }
+        assert!(reader.is(user(1)) && !reader.is(user(2)) && !service.is(user(1)) && !nobody.is(user(1)));
+        assert!(reader.actor().is_some() && service.actor().is_none() && nobody.actor().is_none());
+    }
+}

@@ -221,3 +221,166 @@ fn roles_with(policy: &Policy, roles: &BTreeSet<RoleName>, capability: &str) -> 
     });
     shown.collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::policy::{PolicySource, RoleSource};
+
+    const ACME: WorkspaceState = WorkspaceState { exists: true, enabled: true, epoch: 5, version: 1 };
+
+    fn policy() -> Policy {
+        let role = |name: &str, scope: &str, capability: &str| RoleSource {
+            name: name.to_owned(),
+            scope: scope.to_owned(),
+            includes: Vec::new(),
+            capabilities: vec![capability.to_owned()],
+        };
+        let mut source = PolicySource::default();
+        source.roles.extend([role("scribe", "*", "graph:write"), role("asker", "assigned", "llm")]);
+        Policy::build(&source).unwrap()
+    }
+
+    /// A principal at home in acme.
+    fn principal(policy: &Policy, roles: &[&str]) -> Principal {
+        let roles: BTreeSet<RoleName> = roles.iter().map(|role| role.parse().unwrap()).collect();
+        Principal {
+            id: UserId::from_uuid(uuid::Uuid::from_u128(1)),
+            version: 1,
+            username: "ada".to_owned(),
+            workspace: "acme".parse().unwrap(),
+            workspace_epoch: 5,
+            enabled: true,
+            grants: policy.grants(&roles),
+            everywhere: policy.any_everywhere(&roles),
+            roles,
+            key_epoch: 0,
+            token_epoch: 0,
+        }
+    }
+
+    fn text(text: &str) -> Member<'_> {
+        Member::Text(text.into())
+    }
+
+    #[test]
+    fn decision_follows_the_rule_of_the_protocol() {
+        use Reason::*;
+        let policy = policy();
+        let absent = Member::Absent;
+        let (home, other, closed, nowhere) = (text("acme"), text("other"), text("closed"), text("nowhere"));
+        let (empty, odd) = (text(""), Member::Other);
+        let state = |name: &str| {
+            Ok::<_, ()>(match name {
+                "closed" => WorkspaceState { enabled: false, ..ACME },
+                "nowhere" => WorkspaceState { exists: false, enabled: false, ..ACME },
+                _ => ACME,
+            })
+        };
+        let decided = |roles: &[&str], enabled: bool, capability: &str, targets: [&Member<'_>; 2]| {
+            let principal = principal(&policy, roles);
+            let question = Question { capability, targets };
+            let reason = decide(&policy, Some((&principal, enabled)), &question, state).unwrap();
+            let allows = reason.allows();
+            assert_eq!(allows, matches!(reason, Allowed));
+            format!("{reason:?}")
+        };
+        let (read, write, both) = ("graph:read", "graph:write", &["reader", "scribe"][..]);
+        for (roles, enabled, capability, targets, reason) in [
+            (both, true, read, [&absent, &absent], Allowed),
+            (both, true, read, [&home, &absent], Allowed),
+            (both, true, read, [&absent, &home], Allowed),
+            (both, true, read, [&home, &home], Allowed),
+            (both, true, read, [&other, &absent], OutOfScope { target: "other" }),
+            (both, true, read, [&home, &other], OutOfScope { target: "other" }),
+            (both, true, write, [&other, &absent], Allowed),
+            (both, true, write, [&home, &other], Allowed),
+            (both, true, write, [&absent, &absent], Allowed),
+            (both, true, write, [&closed, &absent], DisabledWorkspace { target: "closed" }),
+            (both, true, write, [&home, &closed], DisabledWorkspace { target: "closed" }),
+            (both, true, write, [&nowhere, &absent], Allowed),
+            (both, true, read, [&closed, &absent], OutOfScope { target: "closed" }),
+            (both, false, read, [&home, &absent], DisabledUser),
+            (both, true, read, [&empty, &absent], MalformedTarget),
+            (both, true, read, [&home, &odd], MalformedTarget),
+            (both, true, "graph:paint", [&absent, &absent], UnknownCapability),
+            (both, true, "users:admin", [&absent, &absent], Lacking),
+            (&[], true, read, [&absent, &absent], Lacking),
+            (&["unheard-of"], true, read, [&absent, &absent], Lacking),
+        ] {
+            let asked = format!("{roles:?} {capability} {targets:?}");
+            assert_eq!(decided(roles, enabled, capability, targets), format!("{reason:?}"), "{asked}");
+        }
+        let question = Question { capability: read, targets: [&home, &absent] };
+        assert_eq!(decide(&policy, None, &question, state), Ok(UnknownUser));
+        let scribe = principal(&policy, &["scribe"]);
+        let question = Question { capability: write, targets: [&home, &absent] };
+        assert_eq!(decide(&policy, Some((&scribe, true)), &question, |_| Err(())), Err(()), "never an allow");
+    }
+
+    #[test]
+    fn principal_lives_while_enabled_in_an_enabled_workspace_of_the_same_epoch() {
+        let policy = policy();
+        for (enabled, home, lives) in [
+            (true, ACME, true),
+            (false, ACME, false),
+            (true, WorkspaceState { enabled: false, ..ACME }, false),
+            (true, WorkspaceState { exists: false, ..ACME }, false),
+            (true, WorkspaceState { epoch: 6, ..ACME }, false),
+            (false, WorkspaceState { exists: false, enabled: false, ..ACME }, false),
+        ] {
+            let principal = Principal { enabled, ..principal(&policy, &[]) };
+            assert_eq!(principal.effectively_enabled(home), lives, "{enabled} {home:?}");
+        }
+    }
+
+    #[test]
+    fn capability_is_held_by_either_scope_and_everywhere_by_one() {
+        let policy = policy();
+        let ada = principal(&policy, &["reader", "scribe"]);
+        let held = |name: &str| {
+            let capability = policy.capability(name).unwrap();
+            (
+                ada.holds(capability),
+                ada.holds_everywhere(capability),
+                ada.holds_in(capability, "acme"),
+                ada.holds_in(capability, "other"),
+            )
+        };
+        assert_eq!(held("graph:read"), (true, false, true, false));
+        assert_eq!(held("graph:write"), (true, true, true, true));
+        assert_eq!(held("users:admin"), (false, false, false, false));
+        assert!(ada.everywhere && !principal(&policy, &["reader", "unheard-of"]).everywhere);
+    }
+
+    #[test]
+    fn reason_in_words_names_who_allowed_it_or_what_each_lacked() {
+        let policy = policy();
+        let absent = Member::Absent;
+        let words = |roles: &[&str], capability: &str, reason: Reason<'_>| {
+            let question = Question { capability, targets: [&absent, &absent] };
+            in_words(&policy, &principal(&policy, roles).roles, &question, reason)
+        };
+        for (roles, capability, reason, expected) in [
+            (&["asker", "scribe"][..], "llm", Reason::Allowed, "role `asker` has `llm`"),
+            (&["scribe"], "graph:write", Reason::Allowed, "role `scribe` (scope *) has `graph:write`"),
+            (
+                &["asker", "reader", "scribe"],
+                "llm",
+                Reason::OutOfScope { target: "other" },
+                "role `asker`, role `reader` has `llm` in the home workspace alone, not in `other`",
+            ),
+            (&[], "llm", Reason::Lacking, "no roles, so no `llm`"),
+            (
+                &["scribe", "unheard-of"],
+                "llm",
+                Reason::Lacking,
+                "role `scribe` lacks `llm`; role `unheard-of` is not in the policy",
+            ),
+            (&[], "llm", Reason::DisabledWorkspace { target: "x" }, "workspace `x` is disabled"),
+            (&[], "paint", Reason::UnknownCapability, "no capability `paint` in the vocabulary"),
+        ] {
+            assert_eq!(words(roles, capability, reason), expected);
+        }
+    }
+}

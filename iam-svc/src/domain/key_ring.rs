@@ -163,6 +163,7 @@ mod tests {
     fn rotation_promotes_the_published_key() {
         let ring = KeyRing::new(fresh("a"), fresh("b"), NOW).rotated(fresh("c"), LATER, NOW).unwrap();
         assert_eq!(ring.version, 2);
+        assert_eq!(ring.active().map(|key| key.kid.to_string()), Some("b".to_owned()));
         assert_eq!(shape(&ring, 1_000), rows(&[("a", "grace"), ("b", "active"), ("c", "next")]));
         assert_eq!(shape(&ring, 2_000), rows(&[("b", "active"), ("c", "next")]));
     }
@@ -172,6 +173,7 @@ mod tests {
         let ring = KeyRing::new(fresh("a"), fresh("b"), NOW).rotated(fresh("c"), LATER, NOW).unwrap();
         let without =
             |kid: &str| shape(&ring.without(&kid.parse().unwrap(), fresh("d"), NOW).unwrap(), 1_000);
+        assert_eq!(ring.without(&"a".parse().unwrap(), fresh("d"), NOW).unwrap().version, 3);
         assert_eq!(without("a"), rows(&[("b", "active"), ("c", "next")]));
         assert_eq!(without("b"), rows(&[("a", "grace"), ("c", "active"), ("d", "next")]));
         assert_eq!(without("c"), rows(&[("a", "grace"), ("b", "active"), ("d", "next")]));

@@ -132,6 +132,11 @@ mod tests {
     }
 
     #[test]
+    fn temporary_password_is_good_for_a_day() {
+        assert_eq!(TEMPORARY_LIFETIME_S, 86_400);
+    }
+
+    #[test]
     fn temporary_password_takes_every_character_equally_often() {
         let mut counts = std::collections::BTreeMap::new();
         for byte in 0..=u8::MAX {

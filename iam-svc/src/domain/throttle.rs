@@ -381,6 +381,7 @@ mod tests {
 
     #[test]
     fn login_is_forgotten_after_a_day() {
+        assert_eq!(LATELY_MS, 86_400_000);
         let throttle = throttle(1);
         log_in(&throttle, "alice", A, 0);
         assert_eq!(failures(&throttle, "alice", A, LATELY_MS - 1), BURST + RESERVE);

@@ -128,3 +128,70 @@ impl fmt::Debug for Username {
         f.write_str(&self.0)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn user() -> User {
+        User {
+            id: UserId::from_uuid(uuid::Uuid::from_u128(1)),
+            version: 3,
+            workspace: "acme".parse().unwrap(),
+            workspace_epoch: 5,
+            username: "Ada".parse().unwrap(),
+            name: String::new(),
+            email: String::new(),
+            roles: BTreeSet::new(),
+            enabled: true,
+            must_change_password: false,
+            password: None,
+            temporary_until: None,
+            key_epoch: 2,
+            token_epoch: 4,
+            created: Timestamp::from_millis(0),
+        }
+    }
+
+    #[test]
+    fn user_lives_while_enabled_in_an_enabled_workspace_of_the_same_epoch() {
+        let home = |enabled, epoch| Workspace {
+            epoch,
+            ..Workspace::new("acme".parse().unwrap(), String::new(), enabled, Timestamp::from_millis(0))
+        };
+        for (enabled, home_enabled, epoch, lives) in [
+            (true, true, 5, true),
+            (false, true, 5, false),
+            (true, false, 5, false),
+            (false, false, 5, false),
+            (true, true, 6, false),
+            (true, true, 4, false),
+            (true, false, 6, false),
+        ] {
+            let user = User { enabled, ..user() };
+            assert_eq!(user.effectively_enabled(&home(home_enabled, epoch)), lives);
+        }
+    }
+
+    #[test]
+    fn change_raises_the_version_and_an_end_its_own_epoch_by_one() {
+        let ended = user().changed(User::end_tokens);
+        assert_eq!((ended.version, ended.token_epoch, ended.key_epoch), (4, 5, 2));
+        let ended = user().changed(User::end_keys);
+        assert_eq!((ended.version, ended.token_epoch, ended.key_epoch), (4, 4, 3));
+    }
+
+    #[test]
+    fn username_is_what_the_protocol_says_and_is_compared_in_lower_case() {
+        let longest = format!("a{}", "b".repeat(127));
+        for good in ["a", "7", "Ada.L_o-v+e@x", &longest] {
+            let name: Username = good.parse().unwrap();
+            assert_eq!((name.as_str(), name.key().as_str()), (good, good.to_ascii_lowercase().as_str()));
+        }
+        let too_long = format!("{longest}b");
+        let id = "01A0CE87-ea1a-7bb6-ae10-295948688e1d";
+        for bad in ["", ".a", "-a", "@a", "a b", "a/b", "ä", "aä", &too_long, id] {
+            assert!(bad.parse::<Username>().is_err(), "{bad}");
+        }
+    }
+}

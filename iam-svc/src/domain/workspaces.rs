@@ -37,3 +37,16 @@ impl Workspace {
         self.epoch += 1;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn disabling_raises_version_and_epoch_by_one() {
+        let new = Workspace::new("acme".parse().unwrap(), "Acme".to_owned(), true, Timestamp::from_millis(0));
+        assert_eq!((new.version, new.epoch, new.enabled), (1, 0, true));
+        let ended = Workspace { epoch: 7, version: 3, ..new }.changed(Workspace::disable);
+        assert_eq!((ended.version, ended.epoch, ended.enabled), (4, 8, false));
+    }
+}
