@@ -43,6 +43,18 @@ pub enum AuthFailure {
 }
 
 impl AuthFailure {
+    /// Whether the credential is or was somebody's, and only what is known of its holder has ended it: who knows
+    /// newer things may decide otherwise.
+    pub const fn is_of_a_holder(self) -> bool {
+        matches!(
+            self,
+            AuthFailure::UnknownUser
+                | AuthFailure::UserDisabled
+                | AuthFailure::KeyRevoked
+                | AuthFailure::TokenRevoked
+        )
+    }
+
     /// The reason in words, for log and audit.
     pub const fn as_str(self) -> &'static str {
         match self {

@@ -178,7 +178,17 @@ impl Stage {
 
 /// What a service-plane request comes to.
 async fn answered(world: &World, operation: &str, headers: Headers<'_>, request: &Value) -> Answered {
-    world.answered(Plane::Service, operation, headers, request.to_string().as_bytes()).await
+    answered_on(world, Plane::Service, operation, headers, request).await
+}
+
+async fn answered_on(
+    world: &World,
+    plane: Plane,
+    operation: &str,
+    headers: Headers<'_>,
+    request: &Value,
+) -> Answered {
+    world.answered(plane, operation, headers, request.to_string().as_bytes()).await
 }
 
 fn offered(operation: OperationName) -> &'static [Plane] {
@@ -708,6 +718,36 @@ async fn cached_record_older_than_a_floor_is_read_anew() {
     elsewhere.ok(Service, "disable-workspace", json!({ "workspace_record": { "id": "acme" } })).await;
     assert_eq!(under(&stage.world, "workspace:acme=2", &user).await, "deny");
     assert!(!s.may(&user, "agent", "acme").await);
+}
+
+#[tokio::test]
+async fn holder_whom_memory_refuses_is_let_in_by_floors_and_nobody_else_makes_us_read() {
+    let stage = Stage::new().await;
+    let s = stage.scene("floors");
+    let other = stage.replica();
+    let elsewhere = Scene::new("elsewhere", &other);
+    let (user, ..) = stage.user().await;
+    s.ok(Service, "disable-user", json!({ "user_id": user })).await;
+    assert_eq!(under(&stage.world, "workspace:acme=1", &user).await, "deny");
+    elsewhere.ok(Service, "enable-user", json!({ "user_id": user })).await;
+    let (_, key) = elsewhere.key(&user, "new").await;
+
+    let floors = format!("user:{user}=3");
+    for (credential, floors, kind) in [
+        (key.expose(), None, Some("auth-failed")),
+        ("tg_nothing-of-the-kind", Some(floors.as_str()), Some("auth-failed")),
+        (key.expose(), Some(floors.as_str()), None),
+        (key.expose(), None, None),
+    ] {
+        let bearer = format!("Bearer {credential}");
+        let headers = Headers { authorization: Some(&bearer), iam_min: floors, ..Headers::default() };
+        stage.store.calls();
+        let answered = answered_on(&stage.world, Plane::Api, "whoami", headers, &json!({})).await;
+        let response: IamResponse = decode(&answered.reply.expect("a reply").payload).expect("a reply");
+        assert_eq!(response.error.map(|error| error.kind).as_deref(), kind, "{floors:?}");
+        let read = stage.store.calls().contains(&"user");
+        assert_eq!(read, kind.is_none(), "whether users were read, {floors:?}");
+    }
 }
 
 #[tokio::test]
