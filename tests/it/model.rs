@@ -41,11 +41,11 @@ const MUST_COME_UP: &[(OperationName, &[&str])] = &[
 ];
 
 /// From so many sequences on, all of that must have come up.
-const ENOUGH: usize = 300;
+const ENOUGH: usize = 200;
 
 #[test]
 fn service_answers_as_the_model_of_the_protocol() {
-    let campaign = Campaign::from_environment(300, 48);
+    let campaign = Campaign::from_environment(ENOUGH, 48);
     println!("seed {}, {} sequences", campaign.seed, campaign.sequences);
     let (tally, found) = campaign.run();
     println!("{}", tally.table());

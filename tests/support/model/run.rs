@@ -474,10 +474,14 @@ impl<'s> Play<'s> {
             _ => return Ok(()),
         };
         let floors = if self.played.requests.is_multiple_of(2) { Floors::Acknowledged } else { Floors::None };
+        // By the holder's own request, which is recognised first, or by somebody who asks about it.
+        let (plane, call, held) = match self.played.requests.is_multiple_of(4) {
+            true => (Plane::Api, Call::Whoami, credential),
+            false => (Plane::Service, Call::Authenticate(credential), Credential::Missing),
+        };
         for slot in (0..REPLICAS).filter(|&slot| !self.bus.is_cut(slot)).collect::<Vec<_>>() {
-            let call = Call::Authenticate(credential);
-            let (plane, actor) = (Plane::Service, Whom::Missing);
-            self.one(slot, &Ask { plane, actor, credential: Credential::Missing, floors, call }).await?;
+            let ask = Ask { plane, actor: Whom::Missing, credential: held, floors, call: call.clone() };
+            self.one(slot, &ask).await?;
         }
         Ok(())
     }
@@ -712,6 +716,29 @@ impl<'s> Play<'s> {
         held.filter_map(|held| if let Held::Key(key) = held { Some(key) } else { None }).collect()
     }
 
+    /// Reads a list to its end, two at a time.
+    async fn read_pages(&mut self, list: fn(Page) -> Call) -> Result<(), String> {
+        let mut after = None;
+        loop {
+            let known = self.state.listings.len();
+            let ask = Ask {
+                plane: Plane::Service,
+                actor: Whom::Missing,
+                credential: Credential::Missing,
+                floors: Floors::None,
+                call: list(Page { size: 2, after, bad_token: false }),
+            };
+            self.one(0, &ask).await?;
+            if after.is_none() && self.state.listings.len() == known {
+                return Ok(());
+            }
+            after = u8::try_from(self.state.listings.len() - 1).ok();
+            if after.is_none() || self.state.listings.last().is_none_or(|listing| listing.token.is_empty()) {
+                return Ok(());
+            }
+        }
+    }
+
     /// Everything delivered: each replica must tell everything as it is.
     async fn finish(&mut self) -> Result<(), String> {
         self.note(|| "every message is delivered, and everything is looked at".to_owned());
@@ -760,6 +787,14 @@ impl<'s> Play<'s> {
             for ask in asks {
                 self.one(slot, &ask).await?;
             }
+        }
+        for list in [
+            |page| Call::ListUsers(Place::Missing, page),
+            |page| Call::ListUsers(Place::At(0), page),
+            |page| Call::ListApiKeys(Whom::Kth(0), Place::Missing, page),
+            Call::ListWorkspaces,
+        ] {
+            self.read_pages(list).await?;
         }
         let store = self.store.as_ref().expect("an open store");
         store.verify().map_err(|error| format!("the store: {error}"))

@@ -252,7 +252,10 @@ impl State {
                 return Ok(Caller::Service);
             }
             let Some(identity) = self.identify(view, ask.credential, true) else {
-                return Err(ErrorKind::AuthFailed.into());
+                // Whoever once was somebody may be heard first, since a floor may be of what lets them in again.
+                let heard = ahead && self.held(ask.credential) != Held::Nothing;
+                let unmet = heard.then_some(ErrorKind::Unavailable);
+                return Err(Refusal(unmet.into_iter().chain([ErrorKind::AuthFailed]).collect()));
             };
             let mut refused = Vec::new();
             if identity.limited && !matches!(ask.call, Call::Whoami | Call::ChangePassword(..)) {

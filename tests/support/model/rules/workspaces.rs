@@ -142,7 +142,7 @@ impl State {
         records: Vec<(String, Value)>,
     ) -> Answer {
         let token = self.page_token(page);
-        let begun = self.listings.iter().position(|l| !token.is_empty() && l.of == of && l.token == token);
+        let begun = self.listings.iter().rposition(|l| !token.is_empty() && l.of == of && l.token == token);
         let size = if page.size == 0 { 100 } else { page.size.into() };
         Ok(Expect::Page(PageOf { field, of, begun, size, records: records.into_iter().collect() }))
     }
