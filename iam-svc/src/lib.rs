@@ -44,6 +44,7 @@ pub mod error;
 mod model;
 
 use std::future::Future;
+use std::path::Path;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -52,7 +53,7 @@ use tokio::time::Instant;
 
 use crate::bus::{Bus, Parts};
 use crate::clock::SystemClock;
-use crate::config::{AuditStream, Config, IfMissing, KekFault, Nats};
+use crate::config::{AuditStream, Config, IfMissing, KekFault, KekSource, Nats};
 use crate::crypto::passwords::HashPool;
 use crate::ctx::Ctx;
 use crate::dispatch::Dispatch;
@@ -63,7 +64,7 @@ use crate::error::OpError;
 use crate::exit::{Cause, Exit};
 use crate::http::Health;
 use crate::ops::signing_keys::RingFault;
-use crate::store::embedded::{EmbeddedStore, OpenError, Options};
+use crate::store::embedded::{self, EmbeddedStore, OpenError, Options};
 use crate::store::{Store, StoreError};
 use crate::telemetry::Metrics;
 
@@ -107,7 +108,7 @@ pub struct Opened {
 /// Opens the store and the keys, and builds what operations are given.
 ///
 /// # Errors
-/// `DamagedStore`; `UnusableStore`, also when there is no room for a key-encryption key; `Configuration` when that
+/// `DamagedStore`; `UnusableStore`, also when it is gone, or there is no room for a key-encryption key; `Configuration` when that
 /// key is missing, wrong or open to others; `Unreachable` when the store does not answer.
 pub async fn open(config: Config, missing_kek: IfMissing) -> Result<Opened, Exit> {
     let Config {
@@ -123,6 +124,7 @@ pub async fn open(config: Config, missing_kek: IfMissing) -> Result<Opened, Exit
         hash_threads,
         log: _,
     } = config;
+    check_store_is_there(&kek, &data_dir)?;
     let root_roles = Arc::new(policy.root_roles());
     let store = EmbeddedStore::open(&data_dir, Options::new(root_roles)).map_err(|error| {
         let cause = match error {
@@ -229,6 +231,23 @@ async fn seed(dispatch: &Dispatch, deadline: Instant) -> Result<Vec<Change>, Exi
             Err(OpError::Unavailable(_)) => tokio::time::sleep(Duration::from_millis(250)).await,
             Err(error) => return Err(Exit::new(Cause::Internal, format!("cannot seed: {error:?}"))),
         }
+    }
+}
+
+/// A first start makes the store before the key. So a key without a store is what is left of a deployment, and in
+/// mode `bootstrap` a new store in its place would make an admin of whoever asks first.
+fn check_store_is_there(kek: &KekSource, data_dir: &Path) -> Result<(), Exit> {
+    let store = data_dir.join(embedded::FILE);
+    match kek.made_before(data_dir) {
+        Some(key) if !store.exists() => {
+            let (store, key) = (store.display(), key.display());
+            let reason = format!(
+                "`{store}` is missing, and its key-encryption key is there: restore a backup of it, or move `{key}` \
+                 away to begin anew"
+            );
+            Err(Exit::new(Cause::UnusableStore, reason))
+        }
+        Some(_) | None => Ok(()),
     }
 }
 

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use async_trait::async_trait;
+use iam_schema::audit::AuditPayload;
 use iam_schema::codec::{Format, decode, encode};
 use iam_schema::subject::Plane;
 use iam_schema::{IamRequest, IamResponse, OperationName, Secret, Timestamp};
@@ -91,6 +92,15 @@ impl World {
         let (audit, events) = Audit::channel(100_000);
         let dispatch = Arc::new(Dispatch::new(Arc::new(ctx), audit));
         Self { clock, dispatch, audit: events.into(), _dir: None }
+    }
+
+    /// What the last audit event says; those before it are gone.
+    ///
+    /// # Panics
+    /// When there was none since.
+    pub async fn last_told(&self) -> AuditPayload {
+        let mut events = self.audit.lock().await;
+        std::iter::from_fn(|| events.try_recv().ok()).last().expect("an event").payload
     }
 
     /// One request, as bytes, through both phases.

@@ -11,6 +11,9 @@ use super::{Readers, read_text};
 use crate::crypto::seal::Kek;
 use crate::entropy::Entropy;
 
+/// The key's name in the data directory.
+const FILE: &str = "kek";
+
 /// Where the key-encryption key comes from.
 #[derive(Debug)]
 pub enum KekSource {
@@ -41,6 +44,12 @@ pub enum KekFault {
 }
 
 impl KekSource {
+    /// The file of a key that an earlier start has made in the data directory.
+    pub fn made_before(&self, data_dir: &Path) -> Option<PathBuf> {
+        let path = data_dir.join(FILE);
+        (matches!(self, KekSource::DataDir) && path.exists()).then_some(path)
+    }
+
     /// The key itself.
     ///
     /// Without one given it lies in the data directory, where the first start makes it, readable by its owner
@@ -51,7 +60,7 @@ impl KekSource {
     pub fn load(self, data_dir: &Path, missing: IfMissing, entropy: &Entropy) -> Result<Kek, KekFault> {
         let path = match self {
             KekSource::Given(kek) => return Ok(kek),
-            KekSource::DataDir => data_dir.join("kek"),
+            KekSource::DataDir => data_dir.join(FILE),
         };
         if path.exists() {
             Readers::OwnerAlone.check(&path).map_err(KekFault::Wrong)?;

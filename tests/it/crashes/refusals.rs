@@ -138,6 +138,12 @@ const REFUSALS: &[Refusal] = &[
         says: "has schema 2, and this version knows no newer one than 1",
     },
     Refusal {
+        what: "store missing",
+        spoil: |d| fs::remove_file(d.join(STORE)).expect("removed"),
+        code: 73,
+        says: "restore a backup of it",
+    },
+    Refusal {
         what: "key-encryption key missing",
         spoil: |d| fs::remove_file(d.join("kek")).expect("removed"),
         code: 78,

@@ -118,7 +118,7 @@ pub async fn token_mode_seeds_at_start_and_never_by_the_operation() -> BTreeSet<
     let changes = first.dispatch.seed_at_start().await.expect("an empty store");
     let kinds: BTreeSet<&str> = changes.iter().map(|change| change.kind.as_str()).collect();
     assert_eq!(kinds, BTreeSet::from(["api-key", "signing-key", "user", "workspace"]));
-    let told = first.audit.lock().await.try_recv().expect("an audit event").payload;
+    let told = first.last_told().await;
     assert_eq!((told.operation.as_str(), told.outcome), ("bootstrap", Some(AuditOutcome::Success)));
     seeded(&s, &Secret::new(TOKEN)).await;
     assert_eq!(available(&s).await, false);

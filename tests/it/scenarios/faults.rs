@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use iam_schema::ErrorKind::{self, *};
-use iam_schema::audit::{AuditOutcome, AuditPayload};
+use iam_schema::audit::AuditOutcome;
 use iam_schema::changes::{Change, ChangeKind, DELETED, Followed};
 use iam_schema::codec::decode;
 use iam_schema::subject::Plane;
@@ -43,12 +43,6 @@ struct Prepared {
 }
 
 impl Stage {
-    /// The last audit event.
-    async fn last_told(&self) -> AuditPayload {
-        let mut events = self.world.audit.lock().await;
-        std::iter::from_fn(|| events.try_recv().ok()).last().expect("an event").payload
-    }
-
     async fn new() -> Self {
         let store = Faulty::embedded();
         let setup = Setup { anonymous_user: Some("guest".into()), ..Setup::default() };
@@ -274,7 +268,7 @@ pub async fn fault_of_any_one_call_is_told_as_it_is() -> BTreeSet<Shown> {
                     let reply = stage.ask(&s, *plane, &prepared).await;
                     stage.store.heal();
                     refused(&reply, kind, &context);
-                    let told = stage.last_told().await;
+                    let told = stage.world.last_told().await;
                     assert_eq!(told.request_id, "request-7", "{context}");
                     assert_eq!(told.outcome, Some(AuditOutcome::Failure), "{context}");
                     if kind == InternalError {
