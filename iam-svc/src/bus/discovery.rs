@@ -15,7 +15,7 @@ use iam_schema::subject::{Plane, QUEUE_GROUP, Subjects};
 use iam_schema::{OperationName, Timestamp};
 use serde::Serialize;
 
-use super::front::reply_subject;
+use super::message::reply_subject;
 use crate::telemetry::Metrics;
 
 /// The name by which we are found.

@@ -1,6 +1,7 @@
 //! NATS: connections, front threads, and what of the protocol happens on the bus and not in a request.
 //!
 //! - [`front`]: requests in, replies out
+//! - [`message`]: what the reply subject and the headers of somebody's message may say to us
 //! - [`link`]: a connection, as its events tell of it
 //! - [`changes`]: change events, published and followed
 //! - [`discovery`]: what `nats micro` asks
@@ -12,6 +13,7 @@
 
 mod front;
 mod link;
+mod message;
 
 pub mod changes;
 
@@ -35,7 +37,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
-pub use self::front::{headers, reply_subject};
+pub use self::message::{headers, reply_subject};
 
 use self::audit::{Auditor, Stream};
 use self::changes::{Outgoing, Publisher};
