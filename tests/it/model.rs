@@ -41,7 +41,7 @@ const MUST_COME_UP: &[(OperationName, &[&str])] = &[
 ];
 
 /// From so many sequences on, all of that must have come up.
-const ENOUGH: usize = 200;
+const ENOUGH: usize = 400;
 
 #[test]
 fn service_answers_as_the_model_of_the_protocol() {

@@ -172,13 +172,6 @@ impl<'s> Play<'s> {
     }
 
     async fn start(&mut self) -> Result<(), String> {
-        let trusted = |call| Ask {
-            plane: Plane::Service,
-            actor: Whom::Missing,
-            credential: Credential::Missing,
-            floors: Floors::None,
-            call,
-        };
         if self.sequence.token_mode {
             let seeded = self.worlds[0].dispatch.seed_at_start().await;
             seeded.map_err(|error| format!("seeding at the start: {error:?}"))?;
@@ -211,6 +204,8 @@ impl<'s> Play<'s> {
             key(3),
             login(1),
             login(2),
+            trusted(Call::ResetPassword(Whom::Kth(3), Place::Missing)),
+            login(3),
         ];
         for ask in asks {
             self.ask(0, &ask).await?;
@@ -235,14 +230,7 @@ impl<'s> Play<'s> {
     /// Asks for the signing keys, so that the model knows which is which.
     async fn learn_ring(&mut self) -> Result<(), String> {
         for call in [Call::GetSigningKeyPublic, Call::GetJwks] {
-            let ask = Ask {
-                plane: Plane::Api,
-                actor: Whom::Missing,
-                credential: Credential::Missing,
-                floors: Floors::None,
-                call,
-            };
-            self.one(0, &ask).await?;
+            self.one(0, &Ask { plane: Plane::Api, ..trusted(call) }).await?;
         }
         Ok(())
     }
@@ -261,21 +249,8 @@ impl<'s> Play<'s> {
                 self.learn_changed_ring(ask).await?;
                 self.die(slot);
             }
-            Step::Pass(ms) => {
-                self.note(|| format!("{ms} ms pass"));
-                self.clock.advance_ms(*ms);
-                self.state.now_ms += ms;
-                for slot in 0..REPLICAS {
-                    if self.sequence.prompt {
-                        self.bus.heartbeat(slot);
-                    }
-                }
-                self.deliver_promptly();
-                for slot in 0..REPLICAS {
-                    let known = self.bus.tick(slot, &self.worlds[slot].dispatch);
-                    self.knows(slot, known);
-                }
-            }
+            Step::Pass(ms) => self.pass(*ms),
+            Step::Gap(slot, k) => self.gap(Self::slot(*slot), *k).await?,
             Step::Deliver(slot, n) => {
                 let slot = Self::slot(*slot);
                 self.note(|| format!("up to {n} messages reach replica {slot}"));
@@ -339,6 +314,49 @@ impl<'s> Play<'s> {
             }
         }
         Ok(())
+    }
+
+    fn pass(&mut self, ms: i64) {
+        self.note(|| format!("{ms} ms pass"));
+        self.clock.advance_ms(ms);
+        self.state.now_ms += ms;
+        for slot in 0..REPLICAS {
+            if self.sequence.prompt {
+                self.bus.heartbeat(slot);
+            }
+        }
+        self.deliver_promptly();
+        for slot in 0..REPLICAS {
+            let known = self.bus.tick(slot, &self.worlds[slot].dispatch);
+            self.knows(slot, known);
+        }
+    }
+
+    /// See [`Step::Gap`].
+    async fn gap(&mut self, slot: usize, k: u8) -> Result<(), String> {
+        const HALF_MS: i64 = 3_500;
+        let other = (slot + 1) % REPLICAS;
+        if self.sequence.prompt || self.bus.is_cut(slot) || self.bus.is_cut(other) {
+            return Ok(());
+        }
+        let known = trusted(Call::Authenticate(Credential::TokenOf(k)));
+        self.one(slot, &known).await?;
+        self.tell_bus(other, &trusted(Call::RevokeUserTokens(Whom::Kth(k), Place::Missing))).await?;
+        self.note(|| format!("replica {slot} misses that"));
+        while self.bus.waiting(slot) > 0 {
+            self.bus.lose(slot, 0);
+        }
+        self.pass(HALF_MS);
+        let nothing = Profile { roles: None, name: None, email: None, enabled: None, must_change: None };
+        let profile = Profile { name: Some(k), email: Some(k / 4), ..nothing };
+        let ask = trusted(Call::UpdateUser(Whom::Kth(0), None, None, profile, Place::Missing));
+        self.tell_bus(other, &ask).await?;
+        self.deliver_to(slot);
+        self.pass(HALF_MS);
+        self.note(|| format!("replica {slot} hears a heartbeat again"));
+        self.bus.heartbeat(other);
+        self.deliver_to(slot);
+        self.one(slot, &known).await.map(drop)
     }
 
     /// A replica starts anew, with nothing in memory.
@@ -414,9 +432,13 @@ impl<'s> Play<'s> {
 
     fn deliver_all(&mut self) {
         for slot in 0..REPLICAS {
-            while self.bus.waiting(slot) > 0 {
-                self.deliver(slot, 0, false);
-            }
+            self.deliver_to(slot);
+        }
+    }
+
+    fn deliver_to(&mut self, slot: usize) {
+        while self.bus.waiting(slot) > 0 {
+            self.deliver(slot, 0, false);
         }
     }
 
@@ -438,17 +460,18 @@ impl<'s> Play<'s> {
         if self.bus.is_cut(slot) {
             return Ok(());
         }
-        if let Some(answered) = self.one(slot, ask).await? {
-            let recs = self.state.changed.iter().map(|&rec| (rec, self.state.last(rec))).collect();
-            self.bus.publish(slot, &answered, recs);
-            self.deliver_promptly();
-        }
+        let tokens = self.state.tokens.len();
+        self.tell_bus(slot, ask).await?;
         if ask.call.from_memory() {
             // Warm by now, and nothing else may come of it.
             self.one(slot, ask).await?;
         }
         let changed = self.state.changed.clone();
         self.learn_changed_ring(ask).await?;
+        if self.state.tokens.len() > tokens {
+            let token = Credential::Token(u8::try_from(tokens).unwrap_or(u8::MAX));
+            self.show(token, Floors::Acknowledged, true).await?;
+        }
         self.probe(changed.first().copied()).await
     }
 
@@ -474,14 +497,29 @@ impl<'s> Play<'s> {
             _ => return Ok(()),
         };
         let floors = if self.played.requests.is_multiple_of(2) { Floors::Acknowledged } else { Floors::None };
-        // By the holder's own request, which is recognised first, or by somebody who asks about it.
-        let (plane, call, held) = match self.played.requests.is_multiple_of(4) {
+        self.show(credential, floors, self.played.requests.is_multiple_of(4)).await
+    }
+
+    /// Shows a credential to every replica: by its holder's own request, which is recognised first, or by somebody who
+    /// asks about it.
+    async fn show(&mut self, credential: Credential, floors: Floors, own: bool) -> Result<(), String> {
+        let (plane, call, held) = match own {
             true => (Plane::Api, Call::Whoami, credential),
             false => (Plane::Service, Call::Authenticate(credential), Credential::Missing),
         };
         for slot in (0..REPLICAS).filter(|&slot| !self.bus.is_cut(slot)).collect::<Vec<_>>() {
             let ask = Ask { plane, actor: Whom::Missing, credential: held, floors, call: call.clone() };
             self.one(slot, &ask).await?;
+        }
+        Ok(())
+    }
+
+    /// One request, with its changes put on the bus.
+    async fn tell_bus(&mut self, slot: usize, ask: &Ask) -> Result<(), String> {
+        if let Some(changes) = self.one(slot, ask).await? {
+            let recs = self.state.changed.iter().map(|&rec| (rec, self.state.last(rec))).collect();
+            self.bus.publish(slot, &changes, recs);
+            self.deliver_promptly();
         }
         Ok(())
     }
@@ -721,13 +759,7 @@ impl<'s> Play<'s> {
         let mut after = None;
         loop {
             let known = self.state.listings.len();
-            let ask = Ask {
-                plane: Plane::Service,
-                actor: Whom::Missing,
-                credential: Credential::Missing,
-                floors: Floors::None,
-                call: list(Page { size: 2, after, bad_token: false }),
-            };
+            let ask = trusted(list(Page { size: 2, after, bad_token: false }));
             self.one(0, &ask).await?;
             if after.is_none() && self.state.listings.len() == known {
                 return Ok(());
@@ -757,13 +789,6 @@ impl<'s> Play<'s> {
             let known = self.bus.tick(slot, &self.worlds[slot].dispatch);
             self.knows(slot, known);
         }
-        let trusted = |call| Ask {
-            plane: Plane::Service,
-            actor: Whom::Missing,
-            credential: Credential::Missing,
-            floors: Floors::None,
-            call,
-        };
         let whole = Page { size: 0, after: None, bad_token: false };
         let count = |n: usize| u8::try_from(n).unwrap_or(u8::MAX);
         for slot in 0..REPLICAS {
@@ -784,6 +809,12 @@ impl<'s> Play<'s> {
             let keys = (0..count(self.state.keys.len())).map(Credential::Key);
             let tokens = (0..count(self.state.tokens.len())).map(Credential::Token);
             asks.extend(keys.chain(tokens).map(|credential| trusted(Call::Authenticate(credential))));
+            // A token that is good for the password alone is good for nothing else.
+            for token in 0..count(self.state.tokens.len()) {
+                let call = Call::ListMyWorkspaces(whole);
+                let (plane, credential) = (Plane::Api, Credential::Token(token));
+                asks.push(Ask { plane, credential, ..trusted(call) });
+            }
             for ask in asks {
                 self.one(slot, &ask).await?;
             }
@@ -799,6 +830,12 @@ impl<'s> Play<'s> {
         let store = self.store.as_ref().expect("an open store");
         store.verify().map_err(|error| format!("the store: {error}"))
     }
+}
+
+/// What a trusted service asks on its own authority.
+fn trusted(call: Call) -> Ask {
+    let (plane, actor, floors) = (Plane::Service, Whom::Missing, Floors::None);
+    Ask { plane, actor, credential: Credential::Missing, floors, call }
 }
 
 /// In what an answer may not be old.

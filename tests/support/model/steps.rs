@@ -25,6 +25,9 @@ pub enum Step {
     Overtake(u8, u8, bool),
     Lose(u8, u8),
     Heartbeat(u8),
+    /// A replica that knows the k-th user's token misses that it was revoked, and then hears of something else, but of
+    /// no heartbeat until that no longer repeats what was missed.
+    Gap(u8, u8),
     Cut(u8),
     Mend(u8),
     /// The last uses of keys are written.
@@ -90,6 +93,7 @@ fn step() -> BoxedStrategy<Step> {
         2 => (slot(), 0..4_u8, any::<bool>()).prop_map(|(slot, n, again)| Step::Overtake(slot, n, again)),
         1 => (slot(), 0..4_u8).prop_map(|(slot, n)| Step::Lose(slot, n)),
         3 => slot().prop_map(Step::Heartbeat),
+        1 => (slot(), 0..8_u8).prop_map(|(slot, k)| Step::Gap(slot, k)),
         1 => prop_oneof![slot().prop_map(Step::Cut), slot().prop_map(Step::Mend), slot().prop_map(Step::Mend)],
         1 => slot().prop_map(Step::WriteLastUsed),
         1 => prop_oneof![
@@ -157,6 +161,11 @@ fn place() -> BoxedStrategy<Place> {
         1 => prop_oneof![Just(Place::Missing), Just(Place::Malformed)],
     ]
     .boxed()
+}
+
+/// The same, and mostly one that is there.
+fn place_in_use() -> BoxedStrategy<Place> {
+    prop_oneof![2 => Just(Place::At(1)), 3 => place()].boxed()
 }
 
 fn name() -> BoxedStrategy<Name> {
@@ -301,7 +310,7 @@ fn call() -> BoxedStrategy<Call> {
         2 => Just(Call::Whoami),
         4 => (prop_oneof![5 => Just(Whom::Oneself), 1 => whom()], password(), new_password())
             .prop_map(|(whom, old, new)| Call::ChangePassword(whom, old, new)),
-        8 => (place(), name(), new_password(), profile(0.9))
+        8 => (place_in_use(), name(), new_password(), profile(0.9))
             .prop_map(|(place, name, password, profile)| Call::CreateUser(place, name, password, profile)),
         3 => (check(), page()).prop_map(|(place, page)| Call::ListUsers(place, page)),
         3 => (whom(), weighted(0.3, name_of()), check())
@@ -322,7 +331,7 @@ fn call() -> BoxedStrategy<Call> {
         2 => page().prop_map(Call::ListWorkspaces),
         4 => place().prop_map(Call::GetWorkspace),
         4 => (place(), record()).prop_map(|(place, (name, enabled))| Call::UpdateWorkspace(place, name, enabled)),
-        3 => place().prop_map(Call::DisableWorkspace),
+        3 => place_in_use().prop_map(Call::DisableWorkspace),
         1 => Just(Call::GetSigningKeyPublic),
         1 => Just(Call::GetJwks),
         1 => Just(Call::RotateSigningKey),
