@@ -48,18 +48,18 @@ pub struct Found {
 }
 
 impl Campaign {
-    /// As the environment says: `IAM_MODEL_SEQUENCES`, `IAM_MODEL_STEPS`, `IAM_MODEL_SEED`, `IAM_MODEL_FIRST` to
-    /// begin with another than the first, and `IAM_MODEL_SHRINK_S`.
+    /// As the environment says: `IAM_TEST_MODEL_SEQUENCES`, `IAM_TEST_MODEL_STEPS`, `IAM_TEST_MODEL_SEED`,
+    /// `IAM_TEST_MODEL_FIRST` to begin with another than the first, and `IAM_TEST_MODEL_SHRINK_S`.
     pub fn from_environment(sequences: usize, longest: usize) -> Self {
         let number = |name: &str| std::env::var(name).ok().map(|text| text.parse::<u64>().expect("a number"));
         let size =
             |name: &str, default| number(name).map_or(default, |n| usize::try_from(n).expect("a size"));
         Self {
-            seed: number("IAM_MODEL_SEED").unwrap_or(1),
-            first: size("IAM_MODEL_FIRST", 0),
-            sequences: size("IAM_MODEL_SEQUENCES", sequences),
-            longest: size("IAM_MODEL_STEPS", longest),
-            shrink: Duration::from_secs(number("IAM_MODEL_SHRINK_S").unwrap_or(20)),
+            seed: number("IAM_TEST_MODEL_SEED").unwrap_or(1),
+            first: size("IAM_TEST_MODEL_FIRST", 0),
+            sequences: size("IAM_TEST_MODEL_SEQUENCES", sequences),
+            longest: size("IAM_TEST_MODEL_STEPS", longest),
+            shrink: Duration::from_secs(number("IAM_TEST_MODEL_SHRINK_S").unwrap_or(20)),
         }
     }
 
