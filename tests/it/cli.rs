@@ -164,7 +164,8 @@ fn shown(text: &str, home: &Path, prefix: &str, url: &str) -> String {
 }
 
 fn masked(word: &str) -> String {
-    let bare = word.trim_matches(|c: char| !c.is_ascii_alphanumeric());
+    // A key may end in what else would be punctuation.
+    let bare = word.trim_matches(|c: char| !(c.is_ascii_alphanumeric() || c == '_' || c == '-'));
     let mask = if bare.parse::<iam_schema::UserId>().is_ok() {
         "ID"
     } else if bare.starts_with("tg_") {
