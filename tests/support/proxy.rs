@@ -1,11 +1,6 @@
 //! A bad line: a TCP proxy that delays, throttles, stalls and cuts what passes through it.
 //!
-//! ```ignore
-//! let line = Proxy::to(server.address()).await;
-//! let deployment = Deployment::start(&line.url(), &[]).await;
-//! line.set(Line { delay: Duration::from_millis(200), ..Line::default() });
-//! line.cut();
-//! ```
+//! A deployment started over [`Proxy::url`] reaches NATS by that line; [`Proxy::set`] and [`Proxy::cut`] spoil it.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
