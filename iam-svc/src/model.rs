@@ -4,7 +4,6 @@
 //!
 //! `IAM_TEST_SCHEDULES` is the number of schedules that each case tries.
 
-use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
@@ -181,23 +180,7 @@ fn start() -> Start {
     let entropy = Entropy::seeded(1);
     let kek = Kek::generate(&entropy);
     let workspace = Workspace::new("acme".parse().unwrap(), String::new(), true, now);
-    let user = User {
-        id: entropy.user_id(now),
-        version: 1,
-        workspace: workspace.id.clone(),
-        workspace_epoch: 0,
-        username: "ada".parse().unwrap(),
-        name: String::new(),
-        email: String::new(),
-        roles: BTreeSet::from(["reader".parse().unwrap()]),
-        enabled: true,
-        must_change_password: false,
-        password: None,
-        temporary_until: None,
-        key_epoch: 0,
-        token_epoch: 0,
-        created: now,
-    };
+    let user = User::example(workspace.id.as_str(), &["reader"]);
     let text = api_keys::generate(&entropy);
     let key = ApiKey {
         id: entropy.key_id(now),

@@ -129,26 +129,11 @@ impl Caller {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
-
     use super::*;
     use crate::domain::policy::RoleName;
 
     fn actor(policy: &Policy, roles: &[&str]) -> Caller {
-        let roles: BTreeSet<RoleName> = roles.iter().map(|role| role.parse().unwrap()).collect();
-        Caller::Actor(Arc::new(Principal {
-            id: user(1),
-            version: 1,
-            username: "ada".to_owned(),
-            workspace: "acme".parse().unwrap(),
-            workspace_epoch: 0,
-            enabled: true,
-            grants: policy.grants(&roles),
-            everywhere: policy.any_everywhere(&roles),
-            roles,
-            key_epoch: 0,
-            token_epoch: 0,
-        }))
+        Caller::Actor(Arc::new(Principal::example(policy, "acme", roles)))
     }
 
     fn user(n: u128) -> UserId {

@@ -223,6 +223,14 @@ fn roles_with(policy: &Policy, roles: &BTreeSet<RoleName>, capability: &str) -> 
 }
 
 #[cfg(test)]
+impl Principal {
+    /// [`User::example`] under a policy.
+    pub(crate) fn example(policy: &Policy, home: &str, roles: &[&str]) -> Principal {
+        Principal::new(&User::example(home, roles), policy)
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use super::*;
     use crate::domain::policy::{PolicySource, RoleSource};
@@ -243,20 +251,7 @@ mod tests {
 
     /// A principal at home in acme.
     fn principal(policy: &Policy, roles: &[&str]) -> Principal {
-        let roles: BTreeSet<RoleName> = roles.iter().map(|role| role.parse().unwrap()).collect();
-        Principal {
-            id: UserId::from_uuid(uuid::Uuid::from_u128(1)),
-            version: 1,
-            username: "ada".to_owned(),
-            workspace: "acme".parse().unwrap(),
-            workspace_epoch: 5,
-            enabled: true,
-            grants: policy.grants(&roles),
-            everywhere: policy.any_everywhere(&roles),
-            roles,
-            key_epoch: 0,
-            token_epoch: 0,
-        }
+        Principal { workspace_epoch: 5, ..Principal::example(policy, "acme", roles) }
     }
 
     fn text(text: &str) -> Member<'_> {

@@ -20,13 +20,8 @@ pub fn dominates(actor: &Principal, grants: &Grants, home: &WorkspaceId) -> bool
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
-
-    use iam_schema::{Timestamp, UserId};
-
     use super::*;
     use crate::domain::policy::{Policy, PolicySource, RoleSource};
-    use crate::domain::users::User;
 
     fn policy() -> Policy {
         let mut source = PolicySource::default();
@@ -37,27 +32,6 @@ mod tests {
             capabilities: vec!["users:admin".into()],
         });
         Policy::build(&source).unwrap()
-    }
-
-    fn principal(policy: &Policy, roles: &[&str], home: &str) -> Principal {
-        let user = User {
-            id: UserId::from_uuid(uuid::Uuid::nil()),
-            version: 1,
-            workspace: home.parse().unwrap(),
-            workspace_epoch: 0,
-            username: "u".parse().unwrap(),
-            name: String::new(),
-            email: String::new(),
-            roles: roles.iter().map(|r| r.parse().unwrap()).collect::<BTreeSet<_>>(),
-            enabled: true,
-            must_change_password: false,
-            password: None,
-            temporary_until: None,
-            key_epoch: 0,
-            token_epoch: 0,
-            created: Timestamp::from_millis(0),
-        };
-        Principal::new(&user, policy)
     }
 
     #[test]
@@ -76,8 +50,8 @@ mod tests {
             (&["writer"], "acme", &["admin"], "acme", false),
         ];
         for (actor, at, target, home, expected) in rows {
-            let actor = principal(&policy, actor, at);
-            let target = principal(&policy, target, home);
+            let actor = Principal::example(&policy, at, actor);
+            let target = Principal::example(&policy, home, target);
             assert_eq!(
                 dominates(&actor, &target.grants, &target.workspace),
                 *expected,

@@ -130,27 +130,36 @@ impl fmt::Debug for Username {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn user() -> User {
+impl User {
+    /// `Ada`, with the id 1: enabled, without a password, of epoch 0 in everything.
+    pub(crate) fn example(home: &str, roles: &[&str]) -> User {
         User {
             id: UserId::from_uuid(uuid::Uuid::from_u128(1)),
-            version: 3,
-            workspace: "acme".parse().unwrap(),
-            workspace_epoch: 5,
+            version: 1,
+            workspace: home.parse().unwrap(),
+            workspace_epoch: 0,
             username: "Ada".parse().unwrap(),
             name: String::new(),
             email: String::new(),
-            roles: BTreeSet::new(),
+            roles: roles.iter().map(|role| role.parse().unwrap()).collect(),
             enabled: true,
             must_change_password: false,
             password: None,
             temporary_until: None,
-            key_epoch: 2,
-            token_epoch: 4,
+            key_epoch: 0,
+            token_epoch: 0,
             created: Timestamp::from_millis(0),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn user() -> User {
+        let example = User::example("acme", &[]);
+        User { version: 3, workspace_epoch: 5, key_epoch: 2, token_epoch: 4, ..example }
     }
 
     #[test]
