@@ -140,13 +140,15 @@ pub fn ctx(store: Arc<dyn Store>, clock: Arc<dyn Clock>, policy: Arc<Policy>, se
         0 => entropy,
         replica => Entropy::seeded(setup.seed.wrapping_add(replica << 32)),
     };
+    let throttle = Throttle::new(entropy.bytes());
+    throttle.set_instances(1);
     Ctx {
         store,
         clock,
         hasher: HashPool::with_rounds(1, setup.rounds).expect("a thread"),
         policy,
         kek,
-        throttle: Throttle::new(entropy.bytes()),
+        throttle,
         entropy,
         settings: Settings {
             bootstrap: setup.bootstrap,

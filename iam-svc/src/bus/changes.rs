@@ -10,7 +10,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use async_nats::Subject;
 use iam_schema::Timestamp;
-use iam_schema::changes::{Change, ChangeEvent, Followed, Follower, MAX_RECENT, RECENT_MS, RecentChange};
+use iam_schema::changes::{
+    Change, ChangeEvent, Followed, Follower, HEARTBEAT_MS, MAX_RECENT, RECENT_MS, RecentChange,
+};
 use iam_schema::codec::{self, Format};
 use serde::{Deserialize, Serialize};
 use tokio::sync::{Notify, mpsc};
@@ -22,6 +24,10 @@ use crate::telemetry::Metrics;
 /// The most changes in one event. A larger set becomes several events: so one fits into any payload, and into
 /// `recent` as a whole.
 const MAX_CHANGES: usize = MAX_RECENT / 2;
+
+/// How long after our own heartbeat was first heard every other instance was heard as well: each sends one within an
+/// interval, and half of one is for the way.
+const ALL_HEARD_MS: i64 = HEARTBEAT_MS * 3 / 2;
 
 /// What a front is to send.
 #[derive(Debug)]
@@ -223,6 +229,8 @@ impl Heard {
 #[derive(Debug, Default)]
 pub struct Following {
     follower: Follower,
+    /// When our own heartbeat first came back: since then every other one is heard as well.
+    since_ms: Option<i64>,
     unsettled: bool,
     /// An instance fell silent, and has not been heard of since: what it changed meanwhile is not known.
     silence: bool,
@@ -243,6 +251,9 @@ impl Following {
         let ours = event.instance == own;
         let heartbeat = ours && event.changes.is_empty() && !event.bye;
         let echo = heartbeat.then(|| codec::decode::<Echo>(payload).map_or(0, |echo| echo.echo));
+        if heartbeat {
+            self.since_ms.get_or_insert(now_ms);
+        }
         Heard { followed, echo, own_bye: ours && event.bye }
     }
 
@@ -272,9 +283,10 @@ impl Following {
         })
     }
 
-    /// How many instances are alive, this one included.
-    pub fn instances(&self) -> usize {
-        self.follower.instances().max(1)
+    /// How many instances are alive, this one included; unknown until all had the time to be heard.
+    pub fn instances(&self, now_ms: i64) -> Option<usize> {
+        let heard_all = self.since_ms.is_some_and(|since_ms| now_ms - since_ms >= ALL_HEARD_MS);
+        heard_all.then(|| self.follower.instances().max(1))
     }
 }
 
@@ -421,6 +433,25 @@ mod tests {
         world.following.reconnected();
         world.following.event(&heartbeat, "me", SILENCE_MS + 2);
         assert_eq!(world.following.settles(), Some(Followed::default()), "dropped once, done once");
+    }
+
+    #[test]
+    fn number_of_instances_is_known_once_each_had_the_time_to_be_heard() {
+        let mut world = world();
+        world.publisher.heartbeat();
+        let heartbeat = world.next();
+        world.following.event(&heartbeat, "another", 0);
+        assert_eq!(world.following.instances(ALL_HEARD_MS), None, "we do not hear ourselves");
+        world.following.event(&heartbeat, "me", 5_000);
+        world.following.event(&heartbeat, "me", 7_000);
+        assert_eq!(world.following.instances(5_000 + ALL_HEARD_MS - 1), None);
+        assert_eq!(world.following.instances(5_000 + ALL_HEARD_MS), Some(1));
+        let other = ChangeEvent { instance: "another".into(), ..codec::decode(&heartbeat).unwrap() };
+        let other = codec::encode(&other, Format::MessagePack).unwrap();
+        world.following.event(&other, "me", 9_000);
+        assert_eq!(world.following.instances(9_000), Some(2));
+        world.following.tick(9_000 + SILENCE_MS);
+        assert_eq!(world.following.instances(9_000 + SILENCE_MS), Some(1));
     }
 
     #[test]

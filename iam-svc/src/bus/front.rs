@@ -395,8 +395,9 @@ impl Front {
 
     /// One front speaks for all: each hears the same instances.
     fn instances(&self) {
-        if self.index == 0 {
-            self.shared.throttle_for(self.following.instances());
+        let known = self.following.instances(self.shared.clock.monotonic_ms());
+        if let (0, Some(instances)) = (self.index, known) {
+            self.shared.share_throttle(instances);
         }
     }
 

@@ -115,6 +115,7 @@ struct Shared {
     later: [Arc<Semaphore>; 2],
     /// Fronts that have reconnected and do not know yet whether they missed an event.
     unsettled: Mutex<BTreeSet<usize>>,
+    /// How many instances the throttle was told of; 0 before that.
     instances: AtomicUsize,
     links: Mutex<Vec<Arc<Link>>>,
     standing: AtomicBool,
@@ -146,7 +147,7 @@ impl Shared {
     }
 
     /// Divides the budget of failed logins by the instances that are heard.
-    fn throttle_for(&self, instances: usize) {
+    fn share_throttle(&self, instances: usize) {
         if self.instances.swap(instances, Ordering::Relaxed) != instances {
             self.ctx.throttle.set_instances(instances);
         }
@@ -335,7 +336,7 @@ impl Bus {
             backend: Handle::current(),
             later: [(); 2].map(|()| Arc::new(Semaphore::new(MAX_LATER))),
             unsettled: Mutex::default(),
-            instances: AtomicUsize::new(1),
+            instances: AtomicUsize::new(0),
             links: Mutex::default(),
             standing: AtomicBool::new(false),
             heard_ms: (0..fronts).map(|_| AtomicI64::new(0)).collect(),

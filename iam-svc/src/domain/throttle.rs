@@ -7,7 +7,9 @@
 //!
 //! Why fewer than 100 failures get through in any hour, for a name as for an address: a bucket lets through its
 //! capacity at most, and what flows back into it within the hour, together [`PER_HOUR`]. Over several replicas the
-//! same holds for the sum, see `Share`.
+//! same holds for the sum, see `Share`, and from the moment at which they start, see `UNTIL_TOLD`. What is counted
+//! here ends with the process: who sees a replica restart has its share once more. Replicas that cannot hear each
+//! other count alone, each of them the whole of the budget.
 //!
 //! Why the memory is constant: the buckets stand in a table, and a name finds its own by a keyed hash. Two names
 //! that share one share its budget, which can only make it stricter, and without the key nobody can look for
@@ -33,6 +35,11 @@ const RESERVE: i64 = 10;
 /// For how long somebody counts as having logged in lately, in milliseconds.
 const LATELY_MS: i64 = 24 * HOUR_MS;
 const HOUR_MS: i64 = 3_600_000;
+/// As one of how many a replica counts before it was told. Each of several that start together knows of itself
+/// alone at first, and all of them together must not let through what each of them may alone. For so many the bound
+/// holds from the start on; and whoever mistypes in the first seconds of a replica that stands alone waits a minute
+/// where they would not have waited at all.
+const UNTIL_TOLD: usize = 10;
 
 /// Buckets for names, and as many for addresses, 8 bytes each: one for each value of 16 bits.
 const BUCKETS: usize = 1 << 16;
@@ -79,11 +86,12 @@ struct Keyed {
 }
 
 impl Throttle {
-    /// All budgets begin full. `key` is random and known to nobody, so that nobody can aim at a bucket.
+    /// All budgets begin full, and small until [`Throttle::set_instances`]. `key` is random and known to nobody, so
+    /// that nobody can aim at a bucket.
     pub fn new(key: [u8; 32]) -> Self {
         Self {
             key,
-            instances: AtomicUsize::new(1),
+            instances: AtomicUsize::new(UNTIL_TOLD),
             names: Buckets::new(),
             addresses: Buckets::new(),
             lately: Mutex::new(vec![[Seen::default(); GROUP]; GROUPS].into_boxed_slice()),
@@ -417,6 +425,25 @@ mod tests {
             assert!(total < 100, "{instances} replicas: {total}");
             assert!(passed >= 1, "{instances} replicas: nobody gets in");
         }
+    }
+
+    #[test]
+    fn fewer_than_100_get_through_of_replicas_that_start_together() {
+        for instances in 1..=UNTIL_TOLD {
+            let throttle = Throttle::new([7; 32]);
+            log_in(&throttle, "alice", A, 0);
+            let fail = |now| failures(&throttle, "alice", B, now) + failures(&throttle, "alice", A, now);
+            let mut passed = fail(0);
+            assert!(passed >= 2, "nobody mistypes");
+            throttle.set_instances(instances);
+            passed += (3_000..=HOUR_MS).step_by(10_000).map(fail).sum::<i64>();
+            let total = passed * i64::try_from(instances).unwrap();
+            assert!(total < 100, "{instances} replicas: {total}");
+        }
+        let alone = Throttle::new([7; 32]);
+        failures(&alone, "alice", None, 0);
+        alone.set_instances(1);
+        assert_eq!(failures(&alone, "alice", None, 61_000), 1, "who mistyped at the start waits a minute");
     }
 
     #[test]
