@@ -8,6 +8,7 @@ use iam_schema::subject::Plane;
 use iam_schema::{OperationName, Secret};
 use iam_svc::dispatch::Headers;
 use iam_svc::domain::policy::{PolicySource, RoleSource};
+use iam_tests::campaign::rounds;
 use iam_tests::deployment::nats_url;
 use iam_tests::faulty::Faulty;
 use iam_tests::scene::As::{self, Holder, Nobody, Service};
@@ -17,8 +18,6 @@ use rand::SeedableRng;
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
 use serde_json::{Value, json};
-
-use super::number;
 
 const PASSWORD: &str = "violet-anvil-93-sings";
 const DAY_MS: i64 = 24 * 3_600_000;
@@ -278,7 +277,7 @@ async fn hidden_user_costs_an_administrator_what_an_absent_one_costs() {
 #[tokio::test(flavor = "multi_thread")]
 async fn refused_logins_take_the_same_time_over_nats() {
     let Some(url) = nats_url() else { return };
-    let logins = number("IAM_TEST_LOGINS", 1);
+    let logins = rounds("IAM_TEST_LOGINS", 1);
     let deployment = Arc::new(Deployment::start(&url, &["--hash-threads", "1"]).await);
     let scene = Scene::new("guessing", &*deployment);
     let rows = people(&scene, logins.div_ceil(A_NAME).max(1)).await;

@@ -8,6 +8,7 @@ use bytes::Bytes;
 use futures_util::StreamExt;
 use iam_schema::OperationName;
 use iam_schema::subject::{Plane, SERVICE_ERROR};
+use iam_tests::campaign::resident_kib;
 use iam_tests::deployment::nats_url;
 use iam_tests::fuzz::{Asked, Mutator, hostile_payloads, request_payloads, wrong_answer};
 use iam_tests::nats_server::free_port;
@@ -22,12 +23,6 @@ use crate::secrets::get;
 const GROWTH_KIB: u64 = 96 * 1024;
 /// Requests that wait for their answer at a time.
 const IN_FLIGHT: usize = 64;
-
-fn resident_kib(pid: u32) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("its status");
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("a size");
-    line.split_whitespace().next().and_then(|n| n.parse().ok()).expect("a number")
-}
 
 /// A hostile request: an operation, or what is none, and bytes.
 fn request(mutator: &mut Mutator, seeds: &[Vec<u8>]) -> (Plane, String, Vec<u8>) {
