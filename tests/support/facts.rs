@@ -29,13 +29,16 @@ pub struct Facts {
 }
 
 impl Facts {
-    /// Begins with a workspace and two users who may.
+    /// Begins with a workspace and two users who may, after a bootstrap where there was none yet.
     ///
     /// # Panics
     /// When the deployment does not do as it is told.
     pub async fn begin(client: &Client) -> Self {
         let client = client.clone().on(Plane::Service);
         let home: WorkspaceId = "acme".parse().expect("an id");
+        if client.bootstrap_status().await.expect("an answer") {
+            client.bootstrap().await.expect("seeded");
+        }
         client.create_workspace(&home, WorkspaceInput::default()).await.expect("a workspace");
         let (alive, ended) = (Vec::new(), Vec::new());
         let mut facts = Self { client, home, alive, ended, undecided: None, count: 0 };

@@ -24,6 +24,8 @@ pub enum Denial {
     NotOneself,
     /// Absent, and the caller may not know.
     TargetHidden,
+    /// The deployment has not begun: what is made now would stand in the way of its first admin.
+    NotSeeded,
 }
 
 impl Denial {
@@ -39,6 +41,7 @@ impl Denial {
             Denial::ServicePlaneOnly => "the operation is for the service plane",
             Denial::NotOneself => "the operation is for oneself",
             Denial::TargetHidden => "no such target in reach of the actor",
+            Denial::NotSeeded => "the deployment has no admin yet: bootstrap it first",
         }
     }
 }

@@ -8,7 +8,7 @@ use super::{Call, Done, Listed, PageRequest, TRIES, paging};
 use crate::ctx::Ctx;
 use crate::domain::workspaces::Workspace;
 use crate::error::{Denial, Noun, OpError};
-use crate::store::{self, InsertWorkspace, Read};
+use crate::store::{self, InsertWorkspace, Read, SeedState};
 
 #[derive(Debug)]
 pub struct CreateWorkspace {
@@ -24,13 +24,17 @@ pub struct UpdateWorkspace {
     pub enabled: Option<bool>,
 }
 
-/// Creates a workspace.
+/// Creates a workspace; never before the seeding, which needs an empty store.
 ///
 /// # Errors
 /// `NotPermitted`, `Taken` for the id.
 pub async fn create_workspace(ctx: &Ctx, call: &mut Call, req: CreateWorkspace) -> Result<Done, OpError> {
     call.place = Some(req.id.clone());
     call.caller.require_everywhere(&ctx.policy, capability::WORKSPACES_ADMIN)?;
+    // What is seeded stays so.
+    if ctx.store.seed_state().await? != SeedState::Done {
+        return Err(Denial::NotSeeded.into());
+    }
     let workspace = Workspace::new(req.id, req.name, req.enabled, call.now);
     let answer = ctx.store.insert_workspace(&workspace).await;
     match call.written(ChangeKind::Workspace, &workspace.id, workspace.version, answer)? {

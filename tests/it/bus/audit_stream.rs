@@ -57,7 +57,13 @@ async fn audit_events_wait_while_jetstream_is_gone_and_all_arrive_once() {
     all_arrive(
         &server,
         &deployment,
-        &[("create-workspace", 1), ("create-user", 3), ("create-api-key", 3), ("disable-user", 1)],
+        &[
+            ("bootstrap", 1),
+            ("create-workspace", 1),
+            ("create-user", 3),
+            ("create-api-key", 3),
+            ("disable-user", 1),
+        ],
     )
     .await;
 
@@ -80,7 +86,13 @@ async fn audit_events_wait_while_jetstream_is_gone_and_all_arrive_once() {
     all_arrive(
         &server,
         &deployment,
-        &[("create-workspace", 1), ("create-user", 8), ("create-api-key", 8), ("disable-user", 6)],
+        &[
+            ("bootstrap", 1),
+            ("create-workspace", 1),
+            ("create-user", 8),
+            ("create-api-key", 8),
+            ("disable-user", 6),
+        ],
     )
     .await;
     assert_eq!(waiting(&deployment).await, 0);
@@ -95,7 +107,13 @@ async fn audit_stream_that_is_deleted_is_made_again_and_nothing_after_that_is_lo
     all_arrive(
         &server,
         &deployment,
-        &[("create-workspace", 1), ("create-user", 3), ("create-api-key", 3), ("disable-user", 1)],
+        &[
+            ("bootstrap", 1),
+            ("create-workspace", 1),
+            ("create-user", 3),
+            ("create-api-key", 3),
+            ("disable-user", 1),
+        ],
     )
     .await;
     let nats = async_nats::connect(server.url()).await.expect("NATS");

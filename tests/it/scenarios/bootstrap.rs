@@ -62,6 +62,11 @@ pub async fn bootstrap_seeds_an_empty_deployment_once(s: &Scene<'_>) {
     s.err(Service, "authenticate", json!({ "credential": TOKEN }), AuthFailed).await;
     s.err(Holder(&Secret::new(TOKEN)), "whoami", json!({}), AuthFailed).await;
 
+    // Whoever comes too early must not make a deployment that nobody can begin any more.
+    let early = json!({ "workspace_record": { "id": "early" } });
+    s.err(Service, "create-workspace", early.clone(), OperationNotPermitted).await;
+    assert_eq!(available(s).await, true);
+
     let reply = s.ok(Nobody, "bootstrap", json!({})).await;
     assert_eq!(reply.0.as_object().map(serde_json::Map::len), Some(2));
     let key = reply.secret("bootstrap_admin_api_key");
@@ -78,6 +83,7 @@ pub async fn bootstrap_seeds_an_empty_deployment_once(s: &Scene<'_>) {
     let temporary = s.ok(Holder(&key), "reset-password", reset).await.text("temporary_password");
     let login = s.ok(Nobody, "login", json!({ "username": "admin", "password": temporary })).await;
     assert_eq!(login["must_change_password"], true);
+    s.ok(Service, "create-workspace", early).await;
 }
 
 pub async fn bootstrap_seeds_once_however_many_race(s: &Scene<'_>) {

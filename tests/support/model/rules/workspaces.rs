@@ -44,6 +44,9 @@ impl State {
         enabled: Option<bool>,
     ) -> Answer {
         caller.require_everywhere("workspaces:admin")?;
+        if self.is_empty() {
+            return Err(ErrorKind::OperationNotPermitted.into());
+        }
         let id = self.place(ask, place).expect("syntax was checked");
         if self.workspace(id).is_some() {
             return Err(ErrorKind::Duplicate.into());
