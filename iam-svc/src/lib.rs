@@ -107,6 +107,9 @@ pub struct Opened {
 
 /// Opens the store and the keys, and builds what operations are given.
 ///
+/// `missing_kek` is for a store that holds no sealed keys yet: a first start that ended between making the store and
+/// the key leaves one behind.
+///
 /// # Errors
 /// `DamagedStore`; `UnusableStore`, also when it is gone, or there is no room for a key-encryption key; `Configuration` when that
 /// key is missing, wrong or open to others; `Unreachable` when the store does not answer.

@@ -28,7 +28,7 @@ pub async fn run(config: Config) -> Result<(), Exit> {
         if let Err(reason) = may_make(&config.data_dir) {
             faults.push(Exit::new(Cause::UnusableStore, format!("--data-dir: {reason}")));
         }
-    } else if let Err(fault) = crate::open(config, IfMissing::Refuse).await {
+    } else if let Err(fault) = crate::open(config, IfMissing::DoWithout).await {
         faults.push(fault);
     }
     let Some(cause) = faults.first().map(|fault| fault.cause) else { return Ok(()) };

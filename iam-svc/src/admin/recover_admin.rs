@@ -24,7 +24,7 @@ use crate::ops::{Call, recovery};
 /// # Errors
 /// As [`crate::open`]; `Configuration` before the deployment was seeded; `Internal`.
 pub async fn run(config: Config, username: Username) -> Result<(), Exit> {
-    let opened = crate::open(config, IfMissing::Refuse).await?;
+    let opened = crate::open(config, IfMissing::DoWithout).await?;
     let (ctx, serving) = (opened.ctx, opened.serving);
     let mut call = Call::new(Plane::Service, Caller::Service, ctx.now(), ctx.clock.monotonic_ms());
     let password = match recovery::recover_admin(&ctx, &mut call, &username).await {

@@ -27,6 +27,8 @@ pub enum KekSource {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum IfMissing {
     Make,
+    /// One that is kept nowhere will do: nothing is sealed yet, and nothing will be under it.
+    DoWithout,
     Refuse,
 }
 
@@ -68,12 +70,15 @@ impl KekSource {
             return Kek::from_base64(&text)
                 .map_err(|rule| KekFault::Wrong(format!("{}: {rule}", path.display())));
         }
-        if missing == IfMissing::Refuse {
-            return Err(KekFault::Missing(path));
-        }
         let kek = Kek::generate(entropy);
-        let made = write_key(&path, &kek.to_base64());
-        made.map_err(|e| KekFault::NotMade { path, cause: e.to_string() })?;
+        match missing {
+            IfMissing::Refuse => return Err(KekFault::Missing(path)),
+            IfMissing::DoWithout => {}
+            IfMissing::Make => {
+                let made = write_key(&path, &kek.to_base64());
+                made.map_err(|e| KekFault::NotMade { path, cause: e.to_string() })?;
+            }
+        }
         Ok(kek)
     }
 }
@@ -107,6 +112,8 @@ mod tests {
         let entropy = Entropy::seeded(1);
         let missing = KekSource::DataDir.load(dir.path(), IfMissing::Refuse, &entropy).unwrap_err();
         assert_eq!(missing, KekFault::Missing(dir.path().join("kek")));
+        KekSource::DataDir.load(dir.path(), IfMissing::DoWithout, &entropy).unwrap();
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
         let made = KekSource::DataDir.load(dir.path(), IfMissing::Make, &entropy).unwrap().to_base64();
         let again = KekSource::DataDir.load(dir.path(), IfMissing::Refuse, &entropy).unwrap().to_base64();
         assert!(made.same_as(&again));

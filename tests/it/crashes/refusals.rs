@@ -203,6 +203,24 @@ async fn spoiled_directory_is_refused_by_its_cause_and_left_as_it_was() {
     }
 }
 
+/// A first start makes the store, then the key: what it leaves behind in between is no deployment that lost its key.
+#[tokio::test(flavor = "multi_thread")]
+async fn start_that_ended_before_the_key_was_made_is_told_from_a_lost_key() {
+    let Some(url) = nats_url() else { return };
+    let mut deployment = Deployment::start(&url, &[]).await;
+    assert_eq!(deployment.terminate().await, Some(0));
+    let data = deployment.data_dir();
+    fs::remove_file(data.join("kek")).expect("a key was made");
+    let checked = run(iam_svc(&["check"], &url, &data));
+    assert_eq!(checked.status.code(), Some(0), "{}", first_line(&checked));
+    let recovered = run(iam_svc(&["recover-admin"], &url, &data));
+    assert_eq!(recovered.status.code(), Some(78));
+    assert!(first_line(&recovered).contains("no deployment yet: bootstrap it"), "{}", first_line(&recovered));
+    assert!(!data.join("kek").exists(), "neither of them makes a key");
+    deployment.start_again(&[]).await;
+    deployment.client().bootstrap().await.expect("the start goes on where it ended");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn flipped_byte_is_refused_or_harmless() {
     let Some(url) = nats_url() else { return };
