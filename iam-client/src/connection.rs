@@ -7,6 +7,7 @@ use std::time::Duration;
 use async_nats::{ConnectErrorKind, ConnectOptions, Event, ServerAddr, ServerError};
 use iam_schema::Secret;
 use iam_schema::subject::{DEFAULT_PREFIX, Subjects};
+use percent_encoding::percent_decode_str;
 use tokio::sync::broadcast;
 
 use crate::error::ConnectError;
@@ -17,7 +18,9 @@ pub(crate) const MAX_COMPLAINTS: usize = 16;
 /// Where NATS is, and how to show oneself there. None of it is an IAM credential.
 #[derive(Clone)]
 pub struct Connection {
-    /// Servers of one cluster, `nats://` or `tls://`; any of them will do.
+    /// Servers of one cluster, `nats://` or `tls://`; any of them will do. A login may be in them, as NATS has it:
+    /// `nats://user:password@host`, percent-encoded where it must be, or `nats://token@host`. It counts for all of
+    /// them, and where [`NatsLogin`] names none.
     pub urls: Vec<String>,
     /// How NATS knows this client.
     pub login: NatsLogin,
@@ -35,7 +38,7 @@ pub struct Connection {
 /// How NATS knows a client.
 #[derive(Debug, Clone, Default)]
 pub enum NatsLogin {
-    /// Not at all, or by user and password in the URL.
+    /// By what the URLs say; else not at all.
     #[default]
     None,
     /// A `.creds` file: JWT and seed.
@@ -111,7 +114,7 @@ impl Connection {
         let servers = self.servers()?;
         let complaints = broadcast::Sender::new(MAX_COMPLAINTS);
         let complain = complaints.clone();
-        let options = self.options(servers.len())?.event_callback(move |event| {
+        let options = self.options(&servers)?.event_callback(move |event| {
             if let Event::ServerError(ServerError::Other(text)) = event {
                 // Nobody has to listen.
                 let _ = complain.send(text);
@@ -144,15 +147,19 @@ impl Connection {
         self.urls.iter().map(parse).collect()
     }
 
-    fn options(&self, servers: usize) -> Result<ConnectOptions, ConnectError> {
+    fn options(&self, servers: &[ServerAddr]) -> Result<ConnectOptions, ConnectError> {
         // A server that swallows packets must leave time for the next one in the list.
-        let each = self.timeout / u32::try_from(servers.max(1)).unwrap_or(u32::MAX);
+        let each = self.timeout / u32::try_from(servers.len().max(1)).unwrap_or(u32::MAX);
         let mut options = ConnectOptions::new()
             .name(&self.name)
             .connection_timeout(each)
             .custom_inbox_prefix(self.inbox_prefix());
         options = match &self.login {
-            NatsLogin::None => options,
+            NatsLogin::None => match servers.iter().find_map(login_in) {
+                Some((user, Some(password))) => options.user_and_password(user, password),
+                Some((token, None)) => options.token(token),
+                None => options,
+            },
             NatsLogin::CredentialsFile(path) => {
                 let fault = |e: std::io::Error| ConnectError::Setting {
                     setting: "NATS credentials file",
@@ -216,6 +223,12 @@ impl Connection {
     }
 }
 
+/// User and password in a URL, or a token alone: the driver leaves them there.
+fn login_in(server: &ServerAddr) -> Option<(String, Option<String>)> {
+    let decoded = |text: &str| percent_decode_str(text).decode_utf8_lossy().into_owned();
+    server.username().map(|user| (decoded(user), server.password().map(decoded)))
+}
+
 /// A connection that stands.
 #[derive(Debug)]
 pub(crate) struct Opened {
@@ -235,6 +248,19 @@ mod tests {
         let connection = Connection::to(["nats://ada:hunter2@one:4222", "tls://two", "::"]);
         assert_eq!(connection.shown_urls(), "nats://one:4222,tls://two:4222,(not a URL)");
         assert!(!format!("{connection:?}").contains("hunter2"));
+    }
+
+    #[test]
+    fn login_is_read_out_of_a_url() {
+        for (url, login) in [
+            ("nats://one:4222", None),
+            ("nats://ada:hunter2@one", Some(("ada", Some("hunter2")))),
+            ("tls://ada%40acme:a%2Fb%25@one:4222", Some(("ada@acme", Some("a/b%")))),
+            ("nats://s3cr3t@one", Some(("s3cr3t", None))),
+        ] {
+            let found = login_in(&url.parse().unwrap());
+            assert_eq!(found.as_ref().map(|(u, p)| (u.as_str(), p.as_deref())), login, "{url}");
+        }
     }
 
     #[tokio::test]

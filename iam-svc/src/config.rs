@@ -180,7 +180,16 @@ impl Reader<'_> {
     fn nats(&mut self) -> Option<Nats> {
         let servers = self.parsed("nats-url", |text| {
             let servers: Result<Vec<ServerAddr>, _> = text.split(',').map(|url| url.trim().parse()).collect();
-            servers.map_err(|e| e.to_string())
+            let servers = servers.map_err(|e| e.to_string())?;
+            // The client library would leave them out without a word.
+            if servers.iter().any(|server| server.username().is_some() || server.password().is_some()) {
+                return Err(
+                    "takes no user and password: they go to --nats-user and --nats-password-file, a token \
+                            to --nats-token-file"
+                        .to_owned(),
+                );
+            }
+            Ok(servers)
         });
         let creds = self.file_text("nats-creds", Readers::Any);
         let nkey = self.file_text("nats-nkey", Readers::OwnerAlone);
@@ -463,6 +472,8 @@ mod tests {
             (&["--token-lifetime-s", "0"], &[], "must be a whole number"),
             (&["--store", "cassandra"], &[], "this build has no `cassandra`"),
             (&["--store", "csv"], &[], "must be `embedded`"),
+            (&["--nats-url", "nats://a,nats://u:p@b"], &[], "they go to --nats-user"),
+            (&[], &[("IAM_NATS_URL", "nats://token@a")], "they go to --nats-user"),
             (&["--kek-file", &open], &[], "is open to others (mode 644)"),
             (&["--kek-file", "/nowhere/kek"], &[], "cannot read /nowhere/kek"),
             (&[], &[("IAM_KEK", "AAAA")], "must be 32 bytes"),

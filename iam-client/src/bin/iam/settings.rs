@@ -42,7 +42,8 @@ pub struct Globals {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "NATS options")]
 pub struct Nats {
-    /// Servers, comma-separated [default: the selected nats context, else nats://127.0.0.1:4222]
+    /// Servers, comma-separated; a login in them, as in nats://USER:PASSWORD@HOST, is for IAM_NATS_URL: arguments are
+    /// shown to everybody [default: the selected nats context, else nats://127.0.0.1:4222]
     #[arg(long, global = true, value_name = "URL", env = "IAM_NATS_URL", hide_env_values = true)]
     nats_url: Option<String>,
     /// A context of the `nats` command, instead of the selected one
