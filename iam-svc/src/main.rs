@@ -22,6 +22,7 @@ fn main() -> ExitCode {
 
 fn start() -> Result<(), Exit> {
     // Before anything secret is read.
+    telemetry::tell_panics();
     let undumped = without_dumps();
     let arguments = match Arguments::parse(std::env::args_os()) {
         Ok(arguments) => arguments,

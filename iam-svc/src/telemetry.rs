@@ -34,11 +34,19 @@ pub fn init(filter: &str) {
     let subscriber = tracing_subscriber::registry().with(lines).with(json).with(filter);
     // An error means that somebody else, such as a test, has a subscriber in place; that one stays.
     let _ = subscriber.with(filter_fn(may_be_shown)).try_init();
-    // Where, and not what: the text of a panic may quote what was being worked on, such as a password.
+}
+
+/// Has each panic tell where it was, and not what it says: its text may quote what was being worked on, such as a
+/// password. On stderr until there is a log.
+pub fn tell_panics() {
     std::panic::set_hook(Box::new(|panic| {
         let place = panic.location().map(ToString::to_string).unwrap_or_default();
         let thread = std::thread::current().name().unwrap_or_default().to_owned();
-        tracing::error!(event = "iam.panic", place, thread, "panic");
+        if tracing::dispatcher::has_been_set() {
+            tracing::error!(event = "iam.panic", place, thread, "panic");
+        } else {
+            eprintln!("iam-svc: panic at {place}");
+        }
     }));
 }
 
