@@ -5,7 +5,10 @@
 //! that somebody types as a request id is not looked for there: it has no form by which it could be told from one.
 //! Keys and tokens have, and a password in the place of the username, the commonest slip, names nobody.
 
+mod command;
+mod environment;
 mod outputs;
+mod panics;
 mod scenes;
 
 use std::time::Duration;
@@ -163,5 +166,31 @@ async fn planted_secrets_are_found_nowhere() {
     }
     assert_search_works(&canaries, &log[..log.len().min(10_000)]);
     canaries.plant("what is nowhere", secret());
+    assert_clean(&canaries.search(places.iter()));
+}
+
+/// What people read at a terminal is another form of the log.
+#[tokio::test(flavor = "multi_thread")]
+async fn planted_secrets_are_not_in_the_log_on_a_terminal() {
+    let Some(server) = NatsServer::start("").await else { return };
+    let mut canaries = Canaries::default();
+    let token = secret();
+    canaries.plant("bootstrap token", &token);
+    let url = server.url();
+    let arguments = ["--bootstrap-mode", "token", "--log", "trace,async_nats=trace"];
+    let environment = [("IAM_BOOTSTRAP_TOKEN", token.as_str())];
+    let mut deployment = Deployment::start_on_terminal(&url, &arguments, &environment).await;
+    let nats = async_nats::connect(&url).await.expect("NATS");
+    let mut play = Play::new(nats, deployment.prefix(), canaries);
+    play.few(&token).await;
+    assert_eq!(deployment.terminate().await, Some(0));
+    let log = deployment.whole_log();
+    assert!(log.contains("\u{1b}[") && !log.contains("\"level\""), "these are no lines for a terminal");
+    for told in ["DEBUG", "ready", "stopped"] {
+        assert!(log.contains(told), "{told} is not in the log");
+    }
+    let Play { canaries, mut places, .. } = play;
+    places.add("log on a terminal", log.as_bytes());
+    assert_search_works(&canaries, &log[..log.floor_char_boundary(10_000)]);
     assert_clean(&canaries.search(places.iter()));
 }

@@ -6,10 +6,11 @@
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use iam_client::{Client, Connection, NatsLogin};
+use iam_client::{Client, Connection};
 use iam_schema::subject::Plane;
 use iam_schema::{IamRequest, IamResponse, OperationName, Secret, WireError};
 use iam_svc::clock::ManualClock;
@@ -18,6 +19,7 @@ use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::scene::Wire;
+use crate::terminal;
 
 /// Where the NATS server of this test run listens, if there is one.
 ///
@@ -51,6 +53,8 @@ pub struct Deployment {
     prefix: String,
     client: Client,
     environment: Vec<(String, String)>,
+    /// Brings what is written to a terminal into the log, where stderr is one.
+    copier: Option<JoinHandle<()>>,
 }
 
 impl Deployment {
@@ -58,28 +62,46 @@ impl Deployment {
     ///
     /// An argument given here stands for the one that tests have as a rule.
     pub async fn start(url: &str, arguments: &[&str]) -> Self {
-        Self::start_with(url, url, arguments, &[]).await
+        Self::start_with(url, url, arguments, &[], false).await
     }
 
     /// Starts a replica that reaches NATS over a line of its own, such as a proxy; its client here goes by `url`.
     pub async fn start_over(line: &str, url: &str, arguments: &[&str]) -> Self {
-        Self::start_with(line, url, arguments, &[]).await
+        Self::start_with(line, url, arguments, &[], false).await
     }
 
     /// Starts a replica with variables in its environment, beside those of the test.
     pub async fn start_in(url: &str, arguments: &[&str], environment: &[(&str, &str)]) -> Self {
-        Self::start_with(url, url, arguments, environment).await
+        Self::start_with(url, url, arguments, environment, false).await
     }
 
-    async fn start_with(line: &str, url: &str, arguments: &[&str], environment: &[(&str, &str)]) -> Self {
+    /// As [`Deployment::start_in`], for somebody who sits at a terminal.
+    pub async fn start_on_terminal(url: &str, arguments: &[&str], environment: &[(&str, &str)]) -> Self {
+        Self::start_with(url, url, arguments, environment, true).await
+    }
+
+    async fn start_with(
+        line: &str,
+        url: &str,
+        arguments: &[&str],
+        environment: &[(&str, &str)],
+        on_terminal: bool,
+    ) -> Self {
         let environment: Vec<(String, String)> =
             environment.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
         let dir = TempDir::new().expect("a directory");
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let prefix = format!("t{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
-        let child = spawn(line, &prefix, dir.path(), arguments, &environment);
+        let (stderr, copier) = match on_terminal {
+            false => (Stdio::from(log_in(dir.path())), None),
+            true => {
+                let (terminal, copier) = terminal::copied_to(log_in(dir.path())).expect("a terminal");
+                (terminal, Some(copier))
+            }
+        };
+        let child = spawn(line, &prefix, dir.path(), arguments, &environment, stderr);
         let client = connect(url, &prefix).await;
-        let mut deployment = Self { child, dir, url: line.to_owned(), prefix, client, environment };
+        let mut deployment = Self { child, dir, url: line.to_owned(), prefix, client, environment, copier };
         deployment.ready().await;
         deployment
     }
@@ -92,7 +114,9 @@ impl Deployment {
 
     /// Starts the replica, which has ended, again on the same data directory.
     pub async fn start_again(&mut self, arguments: &[&str]) {
-        self.child = spawn(&self.url, &self.prefix, self.dir.path(), arguments, &self.environment);
+        let log = log_in(self.dir.path());
+        self.child =
+            spawn(&self.url, &self.prefix, self.dir.path(), arguments, &self.environment, log.into());
         self.ready().await;
     }
 
@@ -173,6 +197,14 @@ impl Deployment {
         std::fs::read_to_string(self.dir.path().join("log")).unwrap_or_default()
     }
 
+    /// All that it wrote to stderr, once it has ended.
+    pub fn whole_log(&mut self) -> String {
+        if let Some(copier) = self.copier.take() {
+            copier.join().expect("it copies");
+        }
+        self.log()
+    }
+
     /// A client of this deployment, on the API plane.
     pub fn client(&self) -> &Client {
         &self.client
@@ -204,8 +236,18 @@ impl Drop for Deployment {
     }
 }
 
-fn spawn(url: &str, prefix: &str, dir: &Path, arguments: &[&str], environment: &[(String, String)]) -> Child {
-    let log = std::fs::OpenOptions::new().create(true).append(true).open(dir.join("log")).expect("a log");
+fn log_in(dir: &Path) -> std::fs::File {
+    std::fs::OpenOptions::new().create(true).append(true).open(dir.join("log")).expect("a log")
+}
+
+fn spawn(
+    url: &str,
+    prefix: &str,
+    dir: &Path,
+    arguments: &[&str],
+    environment: &[(String, String)],
+    stderr: Stdio,
+) -> Child {
     let usual = [
         ("--nats-url", url),
         ("--subject-prefix", prefix),
@@ -222,27 +264,17 @@ fn spawn(url: &str, prefix: &str, dir: &Path, arguments: &[&str], environment: &
         .envs(environment.iter().map(|(name, value)| (name, value)))
         .stdin(Stdio::null())
         .stdout(Stdio::null())
-        .stderr(log)
+        .stderr(stderr)
         .spawn()
         .expect("iam-svc starts")
 }
 
 async fn connect(url: &str, prefix: &str) -> Client {
-    // The client library takes no user and password from a URL.
-    let (login, url) = match url.strip_prefix("nats://").and_then(|rest| rest.split_once('@')) {
-        Some((login, address)) => {
-            let (user, password) = login.split_once(':').expect("user and password");
-            let (user, password) = (user.to_owned(), Secret::new(password));
-            (NatsLogin::UserPassword { user, password }, format!("nats://{address}"))
-        }
-        None => (NatsLogin::None, url.to_owned()),
-    };
     let connection = Connection {
-        login,
         subject_prefix: prefix.to_owned(),
         // The hash threads give way to everything else that a busy machine does.
         timeout: Duration::from_secs(60),
-        ..Connection::to([url.as_str()])
+        ..Connection::to([url])
     };
     Client::connect(&connection).await.expect("a NATS server")
 }

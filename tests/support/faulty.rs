@@ -35,8 +35,8 @@ pub enum Fault {
     Corrupt,
     /// A concurrent change won. A call that cannot lose goes through.
     LostRace,
-    /// The store has a bug.
-    Panic,
+    /// The store has a bug, and panics with this text.
+    Panic(String),
     /// The call is done, and its answer is held back.
     Held(Arc<Gate>),
 }
@@ -200,7 +200,7 @@ impl Faulty {
             }),
             (Fault::LostRace, Some(lost)) => Ok(lost),
             (Fault::LostRace, None) => call.await,
-            (Fault::Panic, _) => panic!("told to"),
+            (Fault::Panic(text), _) => panic!("{text}"),
             (Fault::Held(gate), _) => {
                 let answer = call.await;
                 gate.reached.notify_one();

@@ -19,6 +19,7 @@ pub mod nats_server;
 pub mod proxy;
 pub mod scene;
 pub mod schedule;
+pub mod terminal;
 pub mod world;
 
 pub use deployment::Deployment;

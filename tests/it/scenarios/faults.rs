@@ -259,7 +259,7 @@ pub async fn fault_of_any_one_call_is_told_as_it_is() -> BTreeSet<Shown> {
                 }
                 // Once for each operation: a panic makes a noise.
                 if n == 0 && *plane == Plane::Service {
-                    faults.push((Fault::Panic, InternalError));
+                    faults.push((Fault::Panic("told to".to_owned()), InternalError));
                 }
                 for (fault, kind) in faults {
                     let context = format!("{operation} on {plane:?}, call {n} of {method}: {fault:?}");
@@ -281,7 +281,7 @@ pub async fn fault_of_any_one_call_is_told_as_it_is() -> BTreeSet<Shown> {
     let mut shown = s.shown();
     for (method, fault, kind) in [
         ("seed", Fault::Corrupt, InternalError),
-        ("seed", Fault::Panic, InternalError),
+        ("seed", Fault::Panic("told to".to_owned()), InternalError),
         ("seed", Fault::UnknownAndNot, Unavailable),
         ("seed", Fault::LostRace, AuthFailed),
         ("seed_state", Fault::Corrupt, InternalError),

@@ -99,6 +99,13 @@ impl Play {
         self.ended(&user, &key, &tokens, admin).await;
     }
 
+    /// The scenes without the many wrong fields.
+    pub async fn few(&mut self, admin: &str) {
+        let (user, key, _) = self.as_it_should_be(admin).await;
+        self.at_the_login(&user, admin).await;
+        self.in_wrong_places(&key, admin).await;
+    }
+
     /// A user's life: password, token, key, rotation; and each secret used where it belongs.
     async fn as_it_should_be(&mut self, admin: &str) -> (String, String, String) {
         self.ok(Api, "whoami", admin, json!({})).await;
