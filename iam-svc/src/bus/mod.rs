@@ -2,6 +2,7 @@
 //!
 //! - [`front`]: requests in, replies out
 //! - [`message`]: what the reply subject and the headers of somebody's message may say to us
+//! - [`connect`]: how a connection is made
 //! - [`link`]: a connection, as its events tell of it
 //! - [`changes`]: change events, published and followed
 //! - [`discovery`]: what `nats micro` asks
@@ -11,6 +12,7 @@
 //! waits or takes long runs on the runtime that [`Bus::start`] was called on, and so does what is in no hurry:
 //! heartbeats, audit, discovery, on one more connection.
 
+mod connect;
 mod front;
 mod link;
 mod message;
@@ -27,8 +29,8 @@ use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use async_nats::Client;
 use async_nats::connection::State;
-use async_nats::{Client, ConnectOptions};
 use iam_schema::audit::AuditEvent;
 use iam_schema::changes::{Change, HEARTBEAT_MS, SILENCE_MS};
 use iam_schema::subject::{Plane, Subjects};
@@ -37,36 +39,28 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
+pub use self::connect::{probe, publish_once};
 pub use self::message::{headers, reply_subject};
 
 use self::audit::{Auditor, Stream};
 use self::changes::{Outgoing, Publisher};
+use self::connect::{CONNECT, options};
 use self::discovery::Discovery;
 use self::front::Front;
 use self::link::Link;
 use crate::clock::Clock;
-use crate::config::{AuditStream, Nats, NatsAuth};
+use crate::config::{AuditStream, Nats};
 use crate::ctx::Ctx;
 use crate::dispatch::Dispatch;
 use crate::exit::{Cause, Exit};
 use crate::telemetry::{Connection, Metrics};
 
-/// How many messages a subscription holds. The client library drops what comes beyond, without a word. In one go
-/// it reads up to 8 MiB (128 reads of 64 KiB), some 80,000 of the smallest requests, before a front has its turn.
-const SUBSCRIPTION_CAPACITY: usize = 128 * 1024;
 /// The most requests a plane that are worked on behind the fronts. It bounds memory: each holds a payload of up
 /// to 256 KiB, and what they wait for, the store and the hash pool, has far shorter queues of its own. One bound
 /// a plane, so that a flood on the API plane leaves the service plane its share.
 const MAX_LATER: usize = 512;
-/// How often a server is asked whether it is still there. After two questions without an answer the connection
-/// counts as lost.
-const PING: Duration = Duration::from_secs(5);
-/// How long one attempt to connect may take.
-const CONNECT: Duration = Duration::from_secs(5);
 /// The pause between attempts to connect at start.
 const CONNECT_PAUSE: Duration = Duration::from_millis(250);
-/// The longest pause between attempts to reconnect.
-const MAX_RECONNECT_PAUSE: Duration = Duration::from_secs(2);
 /// The shortest time between two heartbeats, whoever asks for more.
 const MIN_HEARTBEAT: Duration = Duration::from_millis(100);
 /// How often a subscription that the server does not allow is tried for again.
@@ -209,77 +203,6 @@ impl Shared {
         let links = self.links.lock().unwrap_or_else(PoisonError::into_inner);
         links.iter().any(|link| link.front == 0 && link.connection == Connection::Service && link.connected())
     }
-}
-
-/// How to connect.
-fn options(nats: &Nats, link: Arc<Link>) -> std::io::Result<ConnectOptions> {
-    // Whoever may publish on the API plane can cut that connection: it comes back fast, but not in a tight loop.
-    let first_pause = match link.connection {
-        Connection::Api => Duration::from_millis(20),
-        Connection::Service | Connection::House => Duration::ZERO,
-    };
-    let name = format!("iam-svc {} {}", link.connection.as_str(), link.front);
-    let mut options = ConnectOptions::new()
-        .name(name)
-        .custom_inbox_prefix(&nats.inbox_prefix)
-        .subscription_capacity(SUBSCRIPTION_CAPACITY)
-        .connection_timeout(CONNECT)
-        .ping_interval(PING)
-        .max_reconnects(None)
-        .reconnect_delay_callback(move |attempts| {
-            let doubled = 1u64.checked_shl(u32::try_from(attempts).unwrap_or(u32::MAX)).unwrap_or(u64::MAX);
-            let pause =
-                if attempts <= 1 { first_pause } else { Duration::from_millis(doubled.saturating_mul(5)) };
-            pause.min(MAX_RECONNECT_PAUSE)
-        })
-        .event_callback(move |event| {
-            link.event(event);
-            std::future::ready(())
-        });
-    options = match &nats.auth {
-        NatsAuth::None => options,
-        NatsAuth::Credentials(text) => options.credentials(text.expose())?,
-        NatsAuth::Nkey(seed) => options.nkey(seed.expose().trim().to_owned()),
-        NatsAuth::Password { user, password } => {
-            options.user_and_password(user.clone(), password.expose().to_owned())
-        }
-        NatsAuth::Token(token) => options.token(token.expose().to_owned()),
-    };
-    if let Some(ca) = &nats.tls_ca {
-        options = options.add_root_certificates(ca.clone()).require_tls(true);
-    }
-    if let Some((cert, key)) = &nats.tls_client {
-        options = options.add_client_certificate(cert.clone(), key.clone()).require_tls(true);
-    }
-    Ok(options)
-}
-
-/// Connects once and says hello, for `iam-svc check`.
-///
-/// # Errors
-/// In words, when that does not work.
-pub async fn probe(nats: &Nats) -> Result<(), String> {
-    let link = Arc::new(Link::new(Connection::House, 0, Arc::new(Metrics::new())));
-    let options = options(nats, link).map_err(|e| e.to_string())?;
-    let client = options.connect(nats.servers.as_slice()).await.map_err(|e| e.to_string())?;
-    client.flush().await.map_err(|e| e.to_string())
-}
-
-/// Connects, publishes, and makes sure that the server has it; for what runs without the bus.
-///
-/// # Errors
-/// In words, when that does not work.
-pub async fn publish_once(
-    nats: &Nats,
-    messages: impl IntoIterator<Item = (String, Vec<u8>)>,
-) -> Result<(), String> {
-    let link = Arc::new(Link::new(Connection::House, 0, Arc::new(Metrics::new())));
-    let options = options(nats, link).map_err(|e| e.to_string())?;
-    let client = options.connect(nats.servers.as_slice()).await.map_err(|e| e.to_string())?;
-    for (subject, payload) in messages {
-        client.publish(subject, payload.into()).await.map_err(|e| e.to_string())?;
-    }
-    client.flush().await.map_err(|e| e.to_string())
 }
 
 /// What readiness asks of the bus.
