@@ -49,13 +49,12 @@ async fn waiting(deployment: &Deployment) -> u64 {
     line.and_then(|line| line.split(' ').next_back()?.parse().ok()).expect("the gauge")
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn audit_events_wait_while_jetstream_is_gone_and_all_arrive_once() {
-    let Some(mut server) = NatsServer::with_jetstream().await else { return };
+/// A deployment that has made the stream, with its first changes in it.
+async fn begun(server: &NatsServer) -> (Deployment, Facts) {
     let deployment = Deployment::start(&server.url(), &AUTO).await;
-    let mut facts = Facts::begin(deployment.client()).await;
+    let facts = Facts::begin(deployment.client()).await;
     all_arrive(
-        &server,
+        server,
         &deployment,
         &[
             ("bootstrap", 1),
@@ -66,6 +65,13 @@ async fn audit_events_wait_while_jetstream_is_gone_and_all_arrive_once() {
         ],
     )
     .await;
+    (deployment, facts)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn audit_events_wait_while_jetstream_is_gone_and_all_arrive_once() {
+    let Some(mut server) = NatsServer::with_jetstream().await else { return };
+    let (deployment, mut facts) = begun(&server).await;
 
     server.kill();
     server.configure("");
@@ -102,20 +108,7 @@ async fn audit_events_wait_while_jetstream_is_gone_and_all_arrive_once() {
 #[tokio::test(flavor = "multi_thread")]
 async fn audit_stream_that_is_deleted_is_made_again_and_nothing_after_that_is_lost() {
     let Some(server) = NatsServer::with_jetstream().await else { return };
-    let deployment = Deployment::start(&server.url(), &AUTO).await;
-    let mut facts = Facts::begin(deployment.client()).await;
-    all_arrive(
-        &server,
-        &deployment,
-        &[
-            ("bootstrap", 1),
-            ("create-workspace", 1),
-            ("create-user", 3),
-            ("create-api-key", 3),
-            ("disable-user", 1),
-        ],
-    )
-    .await;
+    let (deployment, mut facts) = begun(&server).await;
     let nats = async_nats::connect(server.url()).await.expect("NATS");
     jetstream::new(nats).delete_stream(STREAM).await.expect("deleted");
     for _ in 0..3 {
