@@ -245,11 +245,6 @@ impl Policy {
         self.vocabulary.get(name).copied()
     }
 
-    /// The name of a capability.
-    pub fn capability_name(&self, capability: Capability) -> &str {
-        self.names.get(usize::from(capability.0)).map_or("", String::as_str)
-    }
-
     /// Whether there is such a role.
     pub fn knows_role(&self, role: &RoleName) -> bool {
         self.roles.contains_key(role)
