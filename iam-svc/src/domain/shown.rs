@@ -108,12 +108,17 @@ mod tests {
             (loggable(KEY), loggable(TOKEN), loggable("a b"), loggable("r-1")),
             ("(odd)", "(odd)", "(odd)", "r-1")
         );
+        let id = "01a0ce87-ea1a-7bb6-ae10-295948688e1d";
+        assert_eq!((loggable(id), plain(id)), (id, Cow::Borrowed(id)));
     }
 
     #[test]
     fn text_is_clipped_at_a_character_and_loses_its_control_characters() {
-        assert_eq!(clipped("a\u{0}b\r\nc\u{85}"), "abc");
-        assert_eq!(clipped(&"ä".repeat(MAX_TEXT)).len(), MAX_TEXT);
-        assert_eq!(clipped(&format!("x{}", "ä".repeat(MAX_TEXT))).len(), MAX_TEXT - 1);
+        for shown in [clipped, |text: &str| plain(text).into_owned()] {
+            assert_eq!(shown("a\u{0}b\r\nc\u{85}"), "abc");
+            assert_eq!(shown(&"a".repeat(MAX_TEXT + 1)).len(), MAX_TEXT);
+            assert_eq!(shown(&"ä".repeat(MAX_TEXT)).len(), MAX_TEXT);
+            assert_eq!(shown(&format!("x{}", "ä".repeat(MAX_TEXT))).len(), MAX_TEXT - 1);
+        }
     }
 }

@@ -390,11 +390,35 @@ mod tests {
     #[test]
     fn login_is_forgotten_after_a_day() {
         assert_eq!(LATELY_MS, 86_400_000);
+        // However long the service has been up by then.
+        for login_ms in [0, 50 * LATELY_MS] {
+            for (after_ms, from_there) in [(LATELY_MS - 1, BURST + RESERVE), (LATELY_MS, BURST)] {
+                let throttle = throttle(1);
+                log_in(&throttle, "alice", A, login_ms);
+                assert_eq!(failures(&throttle, "alice", A, login_ms + after_ms), from_there);
+                assert_eq!(failures(&throttle, "alice", B, login_ms + after_ms), 0);
+            }
+        }
+    }
+
+    #[test]
+    fn logging_in_again_takes_no_more_room_and_makes_nobody_else_forgotten() {
         let throttle = throttle(1);
-        log_in(&throttle, "alice", A, 0);
-        assert_eq!(failures(&throttle, "alice", A, LATELY_MS - 1), BURST + RESERVE);
-        assert_eq!(failures(&throttle, "alice", B, LATELY_MS - 1), 0);
-        assert_eq!(failures(&throttle, "alice", A, 2 * LATELY_MS), BURST);
+        let pairs = (0..).map(|n: u32| throttle.keyed(&["pair", &n.to_string()]));
+        let group: Vec<Keyed> = pairs.filter(|pair| pair.place % GROUPS == 0).take(GROUP + 1).collect();
+        let (newcomer, group) = group.split_last().unwrap();
+        let knows = |pair: &Keyed| throttle.logged_in_lately(*pair, 9);
+        for (pair, at_ms) in group.iter().zip(0..) {
+            throttle.note_login(*pair, at_ms);
+        }
+        // The oldest of them, which a newcomer would push out, is then the newest.
+        throttle.note_login(group[0], 8);
+        assert!(group.iter().all(knows));
+        throttle.note_login(*newcomer, 9);
+        assert_eq!(
+            [&group[0], &group[1], &group[2], &group[3], newcomer].map(knows),
+            [true, false, true, true, true]
+        );
     }
 
     #[test]
@@ -469,6 +493,23 @@ mod tests {
             let within_an_hour =
                 |from: &i64| passed.iter().filter(|t| (*from..=from + HOUR_MS).contains(*t)).count();
             assert!(passed.iter().all(|from| within_an_hour(from) < 100));
+        }
+    }
+
+    /// The budget of the hour is shared out, and not much of it wasted.
+    #[test]
+    fn share_of_each_replica_is_its_part_of_the_budget() {
+        for (instances, burst, reserve, refill_ms) in [
+            (1, 20, 10, 60_001),
+            (2, 10, 5, 120_001),
+            (3, 6, 3, 171_429),
+            (10, 2, 1, 600_001),
+            (20, 1, 1, 1_440_001),
+            (40, 1, 1, 14_400_001),
+            (41, 1, 0, 3_012_245),
+            (89, 1, 0, 320_400_001),
+        ] {
+            assert_eq!(Share::of(instances), Share { burst, reserve, refill_ms }, "{instances}");
         }
     }
 
