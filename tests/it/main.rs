@@ -1,5 +1,6 @@
 //! The one test binary.
 
+mod audit;
 mod bus;
 mod cli;
 mod clock;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use async_trait::async_trait;
-use iam_schema::audit::AuditPayload;
+use iam_schema::audit::{AuditEvent, AuditPayload};
 use iam_schema::codec::{Format, decode, encode};
 use iam_schema::subject::Plane;
 use iam_schema::{IamRequest, IamResponse, OperationName, Secret, Timestamp};
@@ -32,7 +32,7 @@ const ROUNDS: u32 = 1_000;
 pub struct World {
     pub clock: Arc<ManualClock>,
     pub dispatch: Arc<Dispatch>,
-    pub audit: tokio::sync::Mutex<mpsc::Receiver<iam_schema::audit::AuditEvent>>,
+    pub audit: tokio::sync::Mutex<mpsc::Receiver<AuditEvent>>,
     /// Held for as long as the store is.
     _dir: Option<TempDir>,
 }
@@ -43,6 +43,9 @@ pub struct Setup {
     pub bootstrap: BootstrapMode,
     pub policy: PolicySource,
     pub anonymous_user: Option<String>,
+    pub audit_allow_all: bool,
+    /// How many audit events may wait to be looked at.
+    pub audit_queue: usize,
     pub seed: u64,
     /// Which of several services on one store: they share the key-encryption key and draw other ids.
     pub replica: u64,
@@ -56,6 +59,8 @@ impl Default for Setup {
             bootstrap: BootstrapMode::Bootstrap,
             policy: PolicySource::default(),
             anonymous_user: None,
+            audit_allow_all: false,
+            audit_queue: 100_000,
             seed: 1,
             replica: 0,
             rounds: ROUNDS,
@@ -88,10 +93,16 @@ impl World {
 
     /// A world on a given store and clock, which it may share with other replicas, or with one that has ended.
     pub fn at(store: Arc<dyn Store>, policy: Arc<Policy>, setup: Setup, clock: Arc<ManualClock>) -> Self {
+        let (audit, events) = Audit::channel(setup.audit_queue);
         let ctx = ctx(store, clock.clone(), policy, setup);
-        let (audit, events) = Audit::channel(100_000);
         let dispatch = Arc::new(Dispatch::new(Arc::new(ctx), audit));
         Self { clock, dispatch, audit: events.into(), _dir: None }
+    }
+
+    /// The audit events since this was asked last.
+    pub async fn told(&self) -> Vec<AuditEvent> {
+        let mut events = self.audit.lock().await;
+        std::iter::from_fn(|| events.try_recv().ok()).collect()
     }
 
     /// What the last audit event says; those before it are gone.
@@ -99,8 +110,7 @@ impl World {
     /// # Panics
     /// When there was none since.
     pub async fn last_told(&self) -> AuditPayload {
-        let mut events = self.audit.lock().await;
-        std::iter::from_fn(|| events.try_recv().ok()).last().expect("an event").payload
+        self.told().await.pop().expect("an event").payload
     }
 
     /// One request, as bytes, through both phases.
@@ -159,7 +169,7 @@ pub fn ctx(store: Arc<dyn Store>, clock: Arc<dyn Clock>, policy: Arc<Policy>, se
             allow_ttl_s: 60,
             deny_ttl_s: 5,
             anonymous_user: setup.anonymous_user.map(|name| name.parse().expect("a username")),
-            audit_allow_all: false,
+            audit_allow_all: setup.audit_allow_all,
         },
     }
 }

@@ -94,8 +94,7 @@ async fn guess(worlds: &[World], who: impl Fn(usize) -> (String, String)) -> Tal
         let then_ms = SPAN_MS * (first + AT_ONCE) as i64 / guesses as i64;
         for world in worlds {
             world.clock.advance_ms(then_ms - now_ms);
-            let mut events = world.audit.lock().await;
-            while events.try_recv().is_ok() {}
+            world.told().await;
         }
         now_ms = then_ms;
     }
