@@ -471,6 +471,7 @@ pub async fn last_use_of_a_key_is_shown_once_it_is_written() -> BTreeSet<Shown> 
         of("used").unwrap_or_default()
     };
     assert_eq!(last_used().await, "");
+    world.clock.advance_ms(3_600_000);
     let first = world.clock.now().to_string();
     assert!(alive(s, &used).await);
     assert_eq!(last_used().await, first);
