@@ -19,7 +19,7 @@ pub struct Generation {
 /// A claim to have read after the last invalidation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Ticket {
-    shard: usize,
+    hash: u64,
     generation: u64,
 }
 
@@ -31,23 +31,18 @@ impl Default for Generation {
 
 impl Generation {
     #[expect(clippy::indexing_slicing, reason = "the remainder is below the number of shards")]
-    fn lock(&self, shard: usize) -> MutexGuard<'_, u64> {
-        self.shards[shard % SHARDS].lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn shard(hash: u64) -> usize {
-        (hash % SHARDS as u64) as usize
+    fn lock(&self, hash: u64) -> MutexGuard<'_, u64> {
+        lock(&self.shards[(hash % SHARDS as u64) as usize])
     }
 
     /// Draws a ticket; to be called before the read.
     pub fn begin(&self, hash: u64) -> Ticket {
-        let shard = Self::shard(hash);
-        Ticket { shard, generation: *self.lock(shard) }
+        Ticket { hash, generation: *self.lock(hash) }
     }
 
     /// Runs `insert` if nothing was invalidated since the ticket was drawn; whether it ran.
     pub fn fill(&self, ticket: Ticket, insert: impl FnOnce()) -> bool {
-        let generation = self.lock(ticket.shard);
+        let generation = self.lock(ticket.hash);
         let valid = *generation == ticket.generation;
         if valid {
             insert();
@@ -57,12 +52,12 @@ impl Generation {
 
     /// Whether nothing was invalidated since the ticket was drawn.
     pub fn still(&self, ticket: Ticket) -> bool {
-        *self.lock(ticket.shard) == ticket.generation
+        *self.lock(ticket.hash) == ticket.generation
     }
 
     /// Invalidates what has this hash; `remove` takes it out of the cache.
     pub fn invalidate(&self, hash: u64, remove: impl FnOnce()) {
-        let mut generation = self.lock(Self::shard(hash));
+        let mut generation = self.lock(hash);
         *generation += 1;
         remove();
     }
@@ -70,11 +65,15 @@ impl Generation {
     /// Invalidates everything. A fill that began before finds its shard raised; one that began after reads
     /// what is true by then, and at worst `clear` takes it away again.
     pub fn invalidate_all(&self, clear: impl FnOnce()) {
-        for shard in 0..SHARDS {
-            *self.lock(shard) += 1;
+        for shard in &self.shards {
+            *lock(shard) += 1;
         }
         clear();
     }
+}
+
+fn lock(shard: &Mutex<u64>) -> MutexGuard<'_, u64> {
+    shard.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]
