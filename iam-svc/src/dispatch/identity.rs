@@ -144,23 +144,19 @@ impl<'v> View<'v> {
             match need {
                 Need::Principal(id) => {
                     let (found, ticket) = self.cache.load_principal(self.ctx, id, 0).await?;
-                    self.loaded.principals.retain(|(known, ..)| *known != id);
                     self.loaded.principals.push((id, ticket, found));
                 }
                 Need::Workspace(id) => {
                     let (found, ticket) = self.cache.load_workspace(self.ctx, &id, 0).await?;
-                    self.loaded.workspaces.retain(|(known, ..)| *known != id);
                     self.loaded.workspaces.push((id, ticket, found));
                 }
                 Need::Key(hash) => {
                     let (found, ticket) = self.cache.load_key(self.ctx, &hash).await?;
-                    self.loaded.keys.retain(|(known, ..)| *known != hash);
                     self.loaded.keys.push((hash, ticket, found));
                 }
                 Need::Token(hash, text) => {
                     let verify = |ring: &KeyRing| verify_token(self.ctx, ring, &text, self.now);
                     let (found, ticket) = self.cache.load_token(self.ctx, hash, verify).await?;
-                    self.loaded.tokens.retain(|(known, ..)| *known != hash);
                     self.loaded.tokens.push((hash, ticket, found));
                 }
                 Need::Anonymous => {
@@ -183,7 +179,8 @@ impl<'v> View<'v> {
     }
 
     fn loaded<'l, K: PartialEq, V>(&self, list: &'l [(K, Ticket, V)], key: &K) -> Option<&'l V> {
-        let found = list.iter().find(|(known, ..)| known == key);
+        // What was loaded last counts: what was loaded before is there no more.
+        let found = list.iter().rev().find(|(known, ..)| known == key);
         found.filter(|(_, ticket, _)| self.cache.still(*ticket)).map(|(_, _, value)| value)
     }
 
