@@ -254,6 +254,41 @@ async fn refused_question_is_told_of_by_itself_with_its_reason() {
     }
 }
 
+/// The commonest slip at a login is to type the password where the name belongs.
+#[tokio::test]
+async fn name_at_a_refused_login_is_told_where_it_names_somebody_or_was_tried_too_often() {
+    let stage = Stage::new(Setup::default()).await;
+    let s = stage.scene();
+    let user = json!({ "username": "eve", "password": "violet-anvil-93-sings" });
+    s.ok(Service, "create-user", json!({ "workspace": "acme", "user": user })).await;
+    stage.world.told().await;
+    let login = |name: &str| json!({ "username": name, "password": "wrong" });
+    let slip = "correct horse battery";
+    for (name, reason, told) in [
+        ("eve", "wrong password", true),
+        ("EVE", "wrong password", true),
+        ("nobody", "unknown user", false),
+        (slip, "unknown user", false),
+    ] {
+        s.ask(Service, "login", login(name)).await;
+        let (_, said) = told_once(&stage.world, name).await;
+        assert_eq!((&said["reason"], said.get("username")), (&json!(reason), told.then_some(&json!(name))));
+    }
+    for (name, told) in [("eve", true), ("nobody", true), (slip, false)] {
+        while s.ask(Service, "login", login(name)).await.text("error.type") != "throttled" {}
+        let said = serde_json::to_value(stage.world.last_told().await).expect("a payload");
+        assert_eq!(
+            (&said["reason"], said.get("username")),
+            (&json!("throttled"), told.then_some(&json!(name)))
+        );
+    }
+    // Where nobody types a password for a name, a name is told whomever it names.
+    let create = json!({ "workspace": "acme", "actor": stage.ada, "user": { "username": "mallory" } });
+    s.ask(Service, "create-user", create).await;
+    let (_, said) = told_once(&stage.world, "create-user").await;
+    assert_eq!((&said["outcome"], &said["username"]), (&json!("denied"), &json!("mallory")));
+}
+
 #[tokio::test]
 async fn every_allow_is_told_of_where_all_are_asked_for() {
     let stage = Stage::new(Setup { audit_allow_all: true, ..Setup::default() }).await;

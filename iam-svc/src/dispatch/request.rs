@@ -184,3 +184,36 @@ pub struct Answered {
     /// [`Dispatch::settled`] tells later, and then another event goes out.
     pub unknown: Vec<Change>,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn trace_is_read_as_w3c_writes_it_and_else_is_absent() {
+        const TRACE: &str = "0af7651916cd43dd8448eb211c80319c";
+        for (text, read) in [
+            ("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01", true),
+            ("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00", true),
+            // Of a later version, which may say more.
+            ("cc-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01-more", true),
+            ("ff-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01", false),
+            ("0-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01", false),
+            ("0x-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01", false),
+            ("00-0af7651916cd43dd8448eb211c80319-b7ad6b7169203331-01", false),
+            ("00-0af7651916cd43dd8448eb211c80319c0-b7ad6b7169203331-01", false),
+            ("00-0AF7651916CD43DD8448EB211C80319C-b7ad6b7169203331-01", false),
+            ("00-00000000000000000000000000000000-b7ad6b7169203331-01", false),
+            ("00-0af7651916cd43dd8448eb211c80319c-0000000000000000-01", false),
+            ("00-0af7651916cd43dd8448eb211c80319c-b7ad6b716920333-01", false),
+            ("00-0af7651916cd43dd8448eb211c80319c-b7ad6b716920333g-01", false),
+            ("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-1", false),
+            ("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331", false),
+            ("", false),
+        ] {
+            let headers = Headers { traceparent: Some(text), ..Headers::default() };
+            assert_eq!(headers.trace_id(), read.then_some(TRACE), "{text}");
+        }
+        assert_eq!(Headers::default().trace_id(), None);
+    }
+}

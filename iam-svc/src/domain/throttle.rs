@@ -351,21 +351,25 @@ mod tests {
     #[test]
     fn attempt_that_succeeds_or_is_not_decided_costs_nothing() {
         let throttle = throttle(1);
-        for _ in 0..1_000 {
-            log_in(&throttle, "alice", A, 0);
-            throttle.reserve("bob", B, 0).unwrap().undecided(0);
+        for now_ms in [0, 10 * HOUR_MS] {
+            for _ in 0..1_000 {
+                log_in(&throttle, "alice", A, now_ms);
+                throttle.reserve("bob", B, now_ms).unwrap().undecided(now_ms);
+            }
+            assert_eq!(failures(&throttle, "bob", B, now_ms), BURST, "undecided makes nobody known");
+            assert_eq!(failures(&throttle, "alice", A, now_ms), BURST + RESERVE);
         }
-        assert_eq!(failures(&throttle, "bob", B, 0), BURST, "undecided makes nobody known");
-        assert_eq!(failures(&throttle, "alice", A, 0), BURST + RESERVE);
     }
 
     #[test]
     fn place_that_flowed_back_is_not_given_back_again() {
-        let throttle = throttle(1);
-        let slow = throttle.reserve("alice", None, 0).unwrap();
-        assert_eq!(failures(&throttle, "alice", None, HOUR_MS), BURST);
-        slow.succeeded(HOUR_MS);
-        assert_eq!(failures(&throttle, "alice", None, HOUR_MS), 0);
+        for back_ms in [Share::of(1).refill_ms, HOUR_MS] {
+            let throttle = throttle(1);
+            let slow = throttle.reserve("alice", None, 0).unwrap();
+            assert_eq!(failures(&throttle, "alice", None, back_ms), BURST);
+            slow.succeeded(back_ms);
+            assert_eq!(failures(&throttle, "alice", None, back_ms), 0, "after {back_ms} ms");
+        }
     }
 
     #[test]
