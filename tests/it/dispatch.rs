@@ -189,12 +189,12 @@ async fn audit_tells_how_long_a_request_took_since_it_came_in() {
             operation,
             headers: Headers::default(),
             payload: payload.as_bytes(),
-            received: Instant::now().checked_sub(Duration::from_secs(600)).expect("ten minutes ago"),
+            received: Instant::now().checked_sub(Duration::from_secs(1)).expect("a second ago"),
         };
         if let Answer::Later(later) = world.dispatch.answer_now(incoming) {
             world.dispatch.answer_later(later).await;
         }
         let took_us = world.last_told().await.duration_us.expect("a duration");
-        assert!((600_000_000..660_000_000).contains(&took_us), "{operation}: {took_us}");
+        assert!((1_000_000..60_000_000).contains(&took_us), "{operation}: {took_us}");
     }
 }
