@@ -5,6 +5,7 @@
 //! each with the setting and where its value came from. Secrets come by file or environment, never by flag.
 
 mod arguments;
+mod cassandra;
 mod kek;
 mod reader;
 
@@ -45,8 +46,11 @@ const MAX_HASH_THREADS: usize = 256;
 pub struct Config {
     pub nats: Nats,
     pub subjects: Subjects,
+    pub store: StoreKind,
     /// Where the embedded store keeps its files.
     pub data_dir: PathBuf,
+    /// Where the cluster is that keeps the records otherwise.
+    pub cassandra: cassandra::Setting,
     pub kek: KekSource,
     pub policy: Arc<Policy>,
     pub settings: Settings,
@@ -57,6 +61,13 @@ pub struct Config {
     pub hash_threads: usize,
     /// A filter in the form of `tracing_subscriber::EnvFilter`.
     pub log: String,
+}
+
+/// Where records are kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StoreKind {
+    Embedded,
+    Cassandra,
 }
 
 /// How to reach NATS, and as whom.
@@ -130,8 +141,8 @@ impl Reader<'_> {
         let nats = self.nats();
         let subjects = self.parsed("subject-prefix", |text| Subjects::new(text).map_err(str::to_owned));
         let store = self.parsed("store", |text| match text {
-            "embedded" => Ok(()),
-            "cassandra" => Err("this build has no `cassandra`, only `embedded`".to_owned()),
+            "embedded" => Ok(StoreKind::Embedded),
+            "cassandra" => Ok(StoreKind::Cassandra),
             _ => Err("must be `embedded` or `cassandra`".to_owned()),
         });
         let data_dir = self.path("data-dir");
@@ -140,8 +151,13 @@ impl Reader<'_> {
                 Ok(kek) => Some(KekSource::Given(kek)),
                 Err(rule) => self.fault("kek-file", origin, rule.to_string()),
             },
+            None if store == Some(StoreKind::Cassandra) => {
+                let rule = "must be given with --store cassandra: all replicas need the same one";
+                self.fault("kek-file", Origin::Default, rule)
+            }
             None => Some(KekSource::DataDir),
         };
+        let cassandra = self.cassandra();
         let policy = self.policy();
         let settings = self.settings(command);
         let audit_stream = self.parsed("audit-stream", |text| match text {
@@ -161,11 +177,12 @@ impl Reader<'_> {
             let filter = tracing_subscriber::EnvFilter::try_new(text);
             filter.map(|_| text.to_owned()).map_err(|e| e.to_string())
         });
-        store?;
         Some(Config {
             nats: nats?,
             subjects: subjects?,
+            store: store?,
             data_dir: data_dir?,
+            cassandra: cassandra?,
             kek: kek?,
             policy: policy?,
             settings: settings?,
@@ -470,7 +487,18 @@ mod tests {
             ),
             (&["--token-lifetime-s", "90000"], &[], "at least the token lifetime, 90000"),
             (&["--token-lifetime-s", "0"], &[], "must be a whole number"),
-            (&["--store", "cassandra"], &[], "this build has no `cassandra`"),
+            (&["--store", "cassandra"], &[], "--kek-file: must be given with --store cassandra"),
+            (&["--cassandra-hosts", "a:1,"], &[], "must be hosts"),
+            (&["--cassandra-hosts", "a:x"], &[], "must be hosts"),
+            (&["--cassandra-keyspace", "Iam"], &[], "--cassandra-keyspace: must be"),
+            (&["--cassandra-keyspace", "a; DROP"], &[], "--cassandra-keyspace: must be"),
+            (&["--cassandra-create-keyspace=maybe"], &[], "must be true or false"),
+            (&["--cassandra-replication", "0"], &[], "must be a number of 1 to 9"),
+            (&["--cassandra-replication", "dc1:3,a'b:1"], &[], "must be a number of 1 to 9"),
+            (&["--cassandra-consistency", "one"], &[], "must be `local` or `global`"),
+            (&["--cassandra-user", "u"], &[], "needs --cassandra-password-file"),
+            (&[], &[("IAM_CASSANDRA_PASSWORD", "x")], "needs --cassandra-user"),
+            (&["--cassandra-tls-ca", &open], &[], "--cassandra-tls-ca: holds no certificate"),
             (&["--store", "csv"], &[], "must be `embedded`"),
             (&["--nats-url", "nats://a,nats://u:p@b"], &[], "they go to --nats-user"),
             (&[], &[("IAM_NATS_URL", "nats://token@a")], "they go to --nats-user"),

@@ -10,7 +10,7 @@
 //! - [`store`]: whole business changes with outcomes, and the backends
 //! - [`crypto`]: hashing, sealing, signing
 //!
-//! Around it: [`config`] reads the settings, [`telemetry`] and [`http`] tell how it goes, [`admin`] runs without
+//! Around it: [`config`] reads the settings, [`open`] opens what they name, [`telemetry`] and [`http`] tell how it goes, [`admin`] runs without
 //! the bus, [`ctx`] is what an operation is given, [`clock`] and [`entropy`] are the seams to the machine.
 //!
 //! Deliberately absent: a trait for the bus (the seam is the function from bytes to bytes), and any state that
@@ -19,6 +19,7 @@
 pub mod config;
 pub mod exit;
 pub mod http;
+pub mod open;
 pub mod telemetry;
 
 pub mod bus;
@@ -44,7 +45,6 @@ pub mod error;
 mod model;
 
 use std::future::Future;
-use std::path::Path;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -52,28 +52,24 @@ use iam_schema::changes::Change;
 use tokio::time::Instant;
 
 use crate::bus::{Bus, Parts};
-use crate::clock::SystemClock;
-use crate::config::{AuditStream, Config, IfMissing, KekFault, KekSource, Nats};
-use crate::crypto::passwords::HashPool;
+use crate::config::{AuditStream, Config, IfMissing, Nats};
 use crate::ctx::Ctx;
 use crate::dispatch::Dispatch;
 use crate::dispatch::audit::Audit;
-use crate::domain::throttle::Throttle;
-use crate::entropy::Entropy;
 use crate::error::OpError;
 use crate::exit::{Cause, Exit};
 use crate::http::Health;
-use crate::ops::signing_keys::RingFault;
-use crate::store::embedded::{self, EmbeddedStore, OpenError, Options};
-use crate::store::{Store, StoreError};
+use crate::open::open;
 use crate::telemetry::Metrics;
 
 /// How long dependencies may take to be reachable at start.
-const START: Duration = Duration::from_secs(60);
+pub(crate) const START: Duration = Duration::from_secs(60);
 /// How long draining may take: what service managers and people wait without growing restless.
 const DRAIN: Duration = Duration::from_secs(10);
 /// What of that is left for the end of the process itself.
 const DRAIN_RESERVE: Duration = Duration::from_millis(500);
+/// How often a replica looks whether housekeeping is due; at random between half of it and all.
+const HOUSEKEEPING: Duration = Duration::from_secs(600);
 /// How many audit events may wait for the bus. Beyond it they are given up, and counted.
 const AUDIT_QUEUE: usize = 16_384;
 
@@ -85,6 +81,8 @@ pub struct Serving {
     pub audit_stream: AuditStream,
     pub http: Option<std::net::SocketAddr>,
     pub front_threads: usize,
+    /// Until when dependencies may take to be reachable.
+    pub deadline: Instant,
 }
 
 /// Runs the service until `shutdown`, and then drains it.
@@ -94,67 +92,12 @@ pub struct Serving {
 /// # Errors
 /// Whatever keeps it from starting, and a fault that left it deaf; each with its exit code.
 pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(), Exit> {
-    let opened = open(config, IfMissing::Make).await?;
-    serve(Arc::new(opened.ctx), opened.serving, shutdown).await
-}
-
-/// The seams, opened, and what is left of the configuration.
-#[derive(Debug)]
-pub struct Opened {
-    pub ctx: Ctx,
-    pub serving: Serving,
-}
-
-/// Opens the store and the keys, and builds what operations are given.
-///
-/// `missing_kek` is for a store that holds no sealed keys yet: a first start that ended between making the store and
-/// the key leaves one behind.
-///
-/// # Errors
-/// `DamagedStore`; `UnusableStore`, also when it is gone, or there is no room for a key-encryption key; `Configuration` when that
-/// key is missing, wrong or open to others; `Unreachable` when the store does not answer.
-pub async fn open(config: Config, missing_kek: IfMissing) -> Result<Opened, Exit> {
-    let Config {
-        nats,
-        subjects,
-        data_dir,
-        kek,
-        policy,
-        settings,
-        audit_stream,
-        http,
-        front_threads,
-        hash_threads,
-        log: _,
-    } = config;
-    check_store_is_there(&kek, &data_dir)?;
-    let root_roles = Arc::new(policy.root_roles());
-    let store = EmbeddedStore::open(&data_dir, Options::new(root_roles)).map_err(|error| {
-        let cause = match error {
-            OpenError::Damaged { .. } => Cause::DamagedStore,
-            OpenError::Held { .. } | OpenError::NotWritable { .. } | OpenError::NewerSchema { .. } => {
-                Cause::UnusableStore
-            }
-        };
-        Exit::new(cause, error.to_string())
-    })?;
-    let entropy = Entropy::system();
-    let sealed = store.key_ring().await.map_err(store_exit)?.is_some();
-    let missing_kek = if sealed { IfMissing::Refuse } else { missing_kek };
-    let kek = kek.load(&data_dir, missing_kek, &entropy).map_err(kek_exit)?;
-    let ctx = Ctx {
-        store: Arc::new(store),
-        clock: Arc::new(SystemClock::default()),
-        throttle: Throttle::new(entropy.bytes()),
-        entropy,
-        hasher: HashPool::new(hash_threads).map_err(|e| Exit::new(Cause::Internal, e.to_string()))?,
-        policy,
-        kek,
-        settings,
+    tokio::pin!(shutdown);
+    let opened = tokio::select! {
+        opened = open(config, IfMissing::Make, Instant::now() + START) => opened?,
+        () = &mut shutdown => return Ok(()),
     };
-    check_keys(&ctx).await?;
-    check_anonymous_user(&ctx).await?;
-    Ok(Opened { ctx, serving: Serving { nats, subjects, audit_stream, http, front_threads } })
+    serve(Arc::new(opened.ctx), opened.serving, shutdown).await
 }
 
 /// Seeds, answers until `shutdown`, and drains. Tests give it seams of their own.
@@ -162,8 +105,7 @@ pub async fn open(config: Config, missing_kek: IfMissing) -> Result<Opened, Exit
 /// # Errors
 /// As [`run`].
 pub async fn serve(ctx: Arc<Ctx>, serving: Serving, shutdown: impl Future<Output = ()>) -> Result<(), Exit> {
-    let deadline = Instant::now() + START;
-    let Serving { nats, subjects, audit_stream, http, front_threads } = serving;
+    let Serving { nats, subjects, audit_stream, http, front_threads, deadline } = serving;
     let metrics = Arc::new(Metrics::new());
     let health = Health { store: ctx.store.clone(), metrics: metrics.clone(), bus: OnceLock::new() };
     let health = Arc::new(health);
@@ -175,6 +117,7 @@ pub async fn serve(ctx: Arc<Ctx>, serving: Serving, shutdown: impl Future<Output
     let http = http.map(tokio::spawn);
 
     let (audit, audit_events) = Audit::channel(AUDIT_QUEUE);
+    let house = Aborting(tokio::spawn(keep_house(ctx.clone(), metrics.clone())));
     let dispatch = Arc::new(Dispatch::new(ctx.clone(), audit));
     let parts = Parts {
         nats,
@@ -215,12 +158,37 @@ pub async fn serve(ctx: Arc<Ctx>, serving: Serving, shutdown: impl Future<Output
         Ok(()) => tracing::info!(event = "iam.draining", "draining"),
         Err(reason) => tracing::error!(event = "iam.failed", %reason, "ending"),
     }
+    drop(house);
     bus.drain(Instant::now() + DRAIN - DRAIN_RESERVE).await;
     if let Some(http) = http {
         http.abort();
     }
     tracing::info!(event = "iam.stopped", "stopped");
     ended
+}
+
+/// A task that ends with whoever has started it.
+struct Aborting(tokio::task::JoinHandle<()>);
+
+impl Drop for Aborting {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// Has the store cleared of what is left over, whenever that is due.
+async fn keep_house(ctx: Arc<Ctx>, metrics: Arc<Metrics>) {
+    loop {
+        tokio::time::sleep(HOUSEKEEPING.mul_f64(rand::random_range(0.5..1.0))).await;
+        match ctx.store.sweep(ctx.now()).await {
+            Ok(Some(swept)) => {
+                metrics.swept(swept);
+                tracing::info!(event = "iam.swept", ?swept, "housekeeping done");
+            }
+            Ok(None) => {}
+            Err(error) => tracing::warn!(%error, "housekeeping failed, and is taken up again later"),
+        }
+    }
 }
 
 /// Seeds an empty deployment in mode `token`, and tries on while the store does not answer.
@@ -235,68 +203,4 @@ async fn seed(dispatch: &Dispatch, deadline: Instant) -> Result<Vec<Change>, Exi
             Err(error) => return Err(Exit::new(Cause::Internal, format!("cannot seed: {error:?}"))),
         }
     }
-}
-
-/// A first start makes the store before the key. So a key without a store is what is left of a deployment, and in
-/// mode `bootstrap` a new store in its place would make an admin of whoever asks first.
-fn check_store_is_there(kek: &KekSource, data_dir: &Path) -> Result<(), Exit> {
-    let store = data_dir.join(embedded::FILE);
-    match kek.made_before(data_dir) {
-        Some(key) if !store.exists() => {
-            let (store, key) = (store.display(), key.display());
-            let reason = format!(
-                "`{store}` is missing, and its key-encryption key is there: restore a backup of it, or move `{key}` \
-                 away to begin anew"
-            );
-            Err(Exit::new(Cause::UnusableStore, reason))
-        }
-        Some(_) | None => Ok(()),
-    }
-}
-
-/// Whether the key-encryption key opens the keys that are there.
-pub(crate) async fn check_keys(ctx: &Ctx) -> Result<(), Exit> {
-    match ops::signing_keys::check_ring(ctx).await {
-        Ok(()) => Ok(()),
-        Err(RingFault::WrongKek(reason)) => {
-            Err(Exit::new(Cause::Configuration, format!("--kek-file: {reason}")))
-        }
-        Err(RingFault::Store(error)) => Err(store_exit(error)),
-    }
-}
-
-/// Whoever comes without a credential must not be able to do everything.
-///
-/// Source: running manual, `--anonymous-user`.
-pub(crate) async fn check_anonymous_user(ctx: &Ctx) -> Result<(), Exit> {
-    let Some(name) = &ctx.settings.anonymous_user else { return Ok(()) };
-    let user = ctx.store.user_by_name(&name.key()).await.map_err(store_exit)?;
-    let roots = ctx.policy.root_roles();
-    match user {
-        Some(user) if user.roles.iter().any(|role| roots.contains(role)) => {
-            let reason = format!("--anonymous-user: `{name}` is a root admin");
-            Err(Exit::new(Cause::Configuration, reason))
-        }
-        Some(_) => Ok(()),
-        None => {
-            tracing::warn!(user = name.as_str(), "the anonymous user does not exist yet");
-            Ok(())
-        }
-    }
-}
-
-pub(crate) fn store_exit(error: StoreError) -> Exit {
-    let cause = match error {
-        StoreError::Unavailable(_) | StoreError::OutcomeUnknown(_) => Cause::Unreachable,
-        StoreError::Corrupt { .. } => Cause::DamagedStore,
-    };
-    Exit::new(cause, error.to_string())
-}
-
-pub(crate) fn kek_exit(fault: KekFault) -> Exit {
-    let cause = match fault {
-        KekFault::Missing(_) | KekFault::Wrong(_) => Cause::Configuration,
-        KekFault::NotMade { .. } => Cause::UnusableStore,
-    };
-    Exit::new(cause, fault.to_string())
 }

@@ -18,13 +18,17 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, fmt};
 
+use crate::store::Swept;
+
+/// The client libraries of NATS and Cassandra. They log every attempt to reconnect; we log each change of state once.
+const CHATTY: [&str; 2] = ["async_nats", "scylla"];
+
 /// Sends logs to stderr: in lines for people on a terminal, as JSON elsewhere. A second call does nothing.
 ///
-/// The client library of NATS logs every attempt to reconnect; we log each change of state once, so that it is
-/// held back unless the filter names it.
+/// Chatty libraries are held back unless the filter names them.
 pub fn init(filter: &str) {
-    let filter =
-        if filter.contains("async_nats") { filter.to_owned() } else { format!("{filter},async_nats=error") };
+    let unnamed = CHATTY.iter().filter(|target| !filter.contains(*target));
+    let filter = unnamed.fold(filter.to_owned(), |filter, target| format!("{filter},{target}=error"));
     let filter = EnvFilter::try_new(filter).unwrap_or_default();
     let (lines, json) = if std::io::stderr().is_terminal() {
         (Some(fmt::layer().with_writer(std::io::stderr)), None)
@@ -50,10 +54,11 @@ pub fn tell_panics() {
     }));
 }
 
-/// Whether what is logged there may be shown. At its lower levels the client library of NATS shows whole messages, with
-/// the passwords and keys in them: no filter that somebody sets to find a fault lets that through.
+/// Whether what is logged there may be shown. At their lower levels client libraries show whole messages, with the
+/// passwords and keys in them: no filter that somebody sets to find a fault lets that through.
 fn may_be_shown(metadata: &tracing::Metadata<'_>) -> bool {
-    !metadata.target().starts_with("async_nats") || *metadata.level() <= tracing::Level::INFO
+    !CHATTY.iter().any(|target| metadata.target().starts_with(target))
+        || *metadata.level() <= tracing::Level::INFO
 }
 
 /// Upper bounds of the duration histogram, in seconds: from what memory answers to what a hash under load takes.
@@ -81,6 +86,11 @@ struct ReasonLabels {
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ConnectionLabels {
     connection: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct KindLabels {
+    kind: &'static str,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -158,6 +168,7 @@ pub struct Metrics {
     backlogs: [Gauge; 2],
     reconnects: Family<ConnectionLabels, Counter>,
     slow_consumers: Family<ConnectionLabels, Counter>,
+    swept: Family<KindLabels, Counter>,
     endpoints: Vec<Endpoint>,
     /// Requests answered `unavailable` because too much was under way.
     pub overload_answers: Counter,
@@ -235,6 +246,9 @@ impl Metrics {
             slow_consumers.clone(),
         );
 
+        let swept = Family::<KindLabels, Counter>::default();
+        registry.register("swept", "Left-overs that housekeeping has cleared away", swept.clone());
+
         let counter = |registry: &mut Registry, name: &str, help: &str| {
             let counter = Counter::default();
             registry.register(name, help, counter.clone());
@@ -267,6 +281,7 @@ impl Metrics {
                 .map(|p| backlog.get_or_create_owned(&PlaneLabels { plane: p.as_str() })),
             reconnects,
             slow_consumers,
+            swept,
             endpoints: OperationName::ALL.iter().map(|_| Endpoint::default()).collect(),
             overload_answers,
             audit_given_up,
@@ -310,6 +325,15 @@ impl Metrics {
                 endpoint.errors.fetch_add(1, Ordering::Relaxed);
                 endpoint.last_error.store(outcome, Ordering::Relaxed);
             }
+        }
+    }
+
+    /// Counts what a round of housekeeping has cleared away.
+    pub fn swept(&self, swept: Swept) {
+        let Swept { claims, index_rows, keys, key_names } = swept;
+        let kinds = [("claim", claims), ("index-row", index_rows), ("key", keys), ("key-name", key_names)];
+        for (kind, count) in kinds {
+            self.swept.get_or_create(&KindLabels { kind }).inc_by(count);
         }
     }
 

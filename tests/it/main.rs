@@ -4,6 +4,7 @@ mod audit;
 mod bus;
 mod cli;
 mod clock;
+mod cluster;
 mod coverage;
 mod crashes;
 mod dispatch;

@@ -1,4 +1,4 @@
-//! Every scene twice: in process, and through the real binary over real NATS.
+//! Every scene three times: in process, in process on Cassandra, and through the real binary over real NATS.
 
 mod administration;
 mod api_keys;
@@ -13,10 +13,14 @@ mod workspaces;
 
 use std::collections::BTreeSet;
 use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
 use futures_util::{FutureExt, StreamExt, stream};
+use iam_svc::domain::policy::{Policy, PolicySource};
+use iam_tests::cassandra::Keyspace;
 use iam_tests::scene::Shown;
+use iam_tests::world::Setup;
 use iam_tests::{Deployment, Scene, Wire, World};
 use tokio::sync::OnceCell;
 
@@ -29,6 +33,8 @@ type Tell = fn() -> BoxFuture<'static, BTreeSet<Shown>>;
 const WORLDS: usize = 8;
 /// Scenes that are played at the same time over NATS, each with a process of its own that hashes passwords.
 const DEPLOYMENTS: usize = 3;
+/// Scenes that are played at the same time on Cassandra, each in a keyspace of its own.
+const KEYSPACES: usize = 4;
 
 macro_rules! scenes {
     ($($scene:path;)*) => {
@@ -180,6 +186,12 @@ pub async fn played() -> &'static Played {
         .await
 }
 
+/// The scenes whose names hold the text in `IAM_TEST_SCENES`; all of them as a rule.
+fn chosen() -> impl Iterator<Item = &'static (&'static str, Play)> {
+    let part = std::env::var("IAM_TEST_SCENES").unwrap_or_default();
+    SCENES.iter().filter(move |(name, _)| name.contains(&part))
+}
+
 /// What a scene has shown, or nothing if it failed: the reason is on stderr by then.
 async fn shown_by(name: &'static str, play: Play, wire: &dyn Wire) -> Option<BTreeSet<Shown>> {
     let scene = Scene::new(name, wire);
@@ -194,9 +206,33 @@ async fn scenes_hold_in_process() {
 }
 
 #[tokio::test]
+async fn scenes_hold_on_cassandra() {
+    let Some(hosts) = iam_tests::cassandra::hosts() else { return };
+    let mut scenes = stream::iter(chosen())
+        .map(|(name, play)| {
+            let hosts = &hosts;
+            async move {
+                let keyspace = Keyspace::claim(hosts).await;
+                let policy = Arc::new(Policy::build(&PolicySource::default()).expect("a policy that stands"));
+                let store = keyspace.open(Arc::new(policy.root_roles())).await;
+                let world = World::over(store, policy, Setup::default());
+                (*name, shown_by(name, *play, &world).await)
+            }
+        })
+        .buffer_unordered(KEYSPACES);
+    let mut failed = Vec::new();
+    while let Some((name, shown)) = scenes.next().await {
+        if shown.is_none() {
+            failed.push(name);
+        }
+    }
+    assert!(failed.is_empty(), "failed on Cassandra: {failed:?}");
+}
+
+#[tokio::test]
 async fn scenes_hold_over_nats() {
     let Some(url) = iam_tests::deployment::nats_url() else { return };
-    let mut scenes = stream::iter(SCENES)
+    let mut scenes = stream::iter(chosen())
         .map(|(name, play)| {
             let url = &url;
             async move {

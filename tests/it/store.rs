@@ -11,6 +11,7 @@ use iam_tests::sample;
 use iam_tests::store_suite::{Deployment, StoreFactory};
 use tempfile::TempDir;
 
+mod cassandra;
 mod crash_points;
 mod embedded;
 
@@ -22,10 +23,10 @@ struct Embedded;
 
 #[async_trait]
 impl StoreFactory for Embedded {
-    async fn fresh(&self) -> Box<dyn Deployment> {
+    async fn fresh(&self) -> Option<Box<dyn Deployment>> {
         let dir = TempDir::new().unwrap();
         let store = Some(open(&dir));
-        Box::new(EmbeddedDeployment { dir, store })
+        Some(Box::new(EmbeddedDeployment { dir, store }))
     }
 }
 

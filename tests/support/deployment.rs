@@ -14,10 +14,13 @@ use iam_client::{Client, Connection};
 use iam_schema::subject::Plane;
 use iam_schema::{IamRequest, IamResponse, OperationName, Secret, WireError};
 use iam_svc::clock::ManualClock;
+use iam_svc::store::cassandra::Setting;
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
+use crate::campaign::rounds;
+use crate::cassandra::{self, Keyspace};
 use crate::scene::Wire;
 use crate::terminal;
 
@@ -44,10 +47,17 @@ pub fn program(name: &str) -> PathBuf {
     path
 }
 
-/// One replica of the service.
+/// One replica of the service on a store of its own, as a rule.
+///
+/// With `IAM_TEST_STORE=cassandra` it is `IAM_TEST_REPLICAS` replicas (1 if not said) on a keyspace of their own; what
+/// is killed and started again then is the first of them.
 #[derive(Debug)]
 pub struct Deployment {
     child: Child,
+    /// The replicas beside that one.
+    others: Vec<Child>,
+    /// Where the records are, unless the store is embedded.
+    keyspace: Option<Keyspace>,
     dir: TempDir,
     url: String,
     prefix: String,
@@ -92,6 +102,13 @@ impl Deployment {
         let dir = TempDir::new().expect("a directory");
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let prefix = format!("t{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+        let keyspace = match std::env::var("IAM_TEST_STORE").as_deref() {
+            Ok("cassandra") => {
+                let hosts = cassandra::hosts().expect("IAM_TEST_STORE=cassandra needs IAM_TEST_CASSANDRA");
+                Some(Keyspace::claim(&hosts).await)
+            }
+            _ => None,
+        };
         let (stderr, copier) = match on_terminal {
             false => (Stdio::from(log_in(dir.path())), None),
             true => {
@@ -99,9 +116,17 @@ impl Deployment {
                 (terminal, Some(copier))
             }
         };
-        let child = spawn(line, &prefix, dir.path(), arguments, &environment, stderr);
+        let place = keyspace.as_ref().map(|keyspace| &keyspace.setting);
+        let child = spawn(line, &prefix, dir.path(), place, arguments, &environment, stderr);
+        let others = if place.is_some() { rounds("IAM_TEST_REPLICAS", 1) - 1 } else { 0 };
+        let other = |_| {
+            let log = log_in(dir.path()).into();
+            spawn(line, &prefix, dir.path(), place, arguments, &environment, log)
+        };
+        let others = (0..others).map(other).collect();
         let client = connect(url, &prefix).await;
-        let mut deployment = Self { child, dir, url: line.to_owned(), prefix, client, environment, copier };
+        let url = line.to_owned();
+        let mut deployment = Self { child, others, keyspace, dir, url, prefix, client, environment, copier };
         deployment.ready().await;
         deployment
     }
@@ -114,9 +139,10 @@ impl Deployment {
 
     /// Starts the replica, which has ended, again on the same data directory.
     pub async fn start_again(&mut self, arguments: &[&str]) {
-        let log = log_in(self.dir.path());
-        self.child =
-            spawn(&self.url, &self.prefix, self.dir.path(), arguments, &self.environment, log.into());
+        let place = self.keyspace.as_ref().map(|keyspace| &keyspace.setting);
+        let log = log_in(self.dir.path()).into();
+        let (url, prefix, dir) = (&self.url, &self.prefix, self.dir.path());
+        self.child = spawn(url, prefix, dir, place, arguments, &self.environment, log);
         self.ready().await;
     }
 
@@ -233,17 +259,27 @@ impl Deployment {
 impl Drop for Deployment {
     fn drop(&mut self) {
         self.kill();
+        for other in &mut self.others {
+            let _ = other.kill();
+            let _ = other.wait();
+        }
     }
 }
 
-fn log_in(dir: &Path) -> std::fs::File {
+/// The key-encryption key of every deployment on Cassandra.
+const KEK: &str = "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=";
+
+/// Where a replica in a directory logs.
+pub fn log_in(dir: &Path) -> std::fs::File {
     std::fs::OpenOptions::new().create(true).append(true).open(dir.join("log")).expect("a log")
 }
 
-fn spawn(
+/// Starts a replica; on Cassandra where there is a setting for it.
+pub fn spawn(
     url: &str,
     prefix: &str,
     dir: &Path,
+    place: Option<&Setting>,
     arguments: &[&str],
     environment: &[(String, String)],
     stderr: Stdio,
@@ -256,7 +292,14 @@ fn spawn(
         ("--http-addr", "off"),
     ];
     let usual = usual.iter().filter(|(flag, _)| !arguments.contains(flag));
-    Command::new(program("iam-svc"))
+    let mut command = Command::new(program("iam-svc"));
+    if let Some(setting) = place {
+        command
+            .args(["--store", "cassandra", "--cassandra-hosts", &setting.hosts.join(",")])
+            .args(["--cassandra-keyspace", &setting.keyspace])
+            .env("IAM_KEK", KEK);
+    }
+    command
         .arg("--data-dir")
         .arg(dir.join("data"))
         .args(usual.flat_map(|(flag, value)| [flag, value]))
@@ -269,7 +312,8 @@ fn spawn(
         .expect("iam-svc starts")
 }
 
-async fn connect(url: &str, prefix: &str) -> Client {
+/// A client on the API plane.
+pub async fn connect(url: &str, prefix: &str) -> Client {
     let connection = Connection {
         subject_prefix: prefix.to_owned(),
         // The hash threads give way to everything else that a busy machine does.

@@ -14,7 +14,7 @@ use iam_svc::domain::workspaces::Workspace;
 use iam_svc::store::embedded::{EmbeddedStore, Options};
 use iam_svc::store::{
     DeleteApiKey, DeleteUser, InsertApiKey, InsertUser, InsertWorkspace, Page, Read, ReplaceKeyRing, Seed,
-    SeedState, Seeded, Store, StoreError, UpdateUser, UpdateWorkspace,
+    SeedState, Seeded, Store, StoreError, Swept, UpdateUser, UpdateWorkspace,
 };
 use tempfile::TempDir;
 use tokio::sync::Notify;
@@ -327,6 +327,10 @@ impl Store for Faulty {
 
     async fn seed(&self, seed: &Seed, now: Timestamp) -> Result<Seeded, StoreError> {
         self.around("seed", Some(Seeded::InProgress), self.inner.seed(seed, now)).await
+    }
+
+    async fn sweep(&self, now: Timestamp) -> Result<Option<Swept>, StoreError> {
+        self.around("sweep", None, self.inner.sweep(now)).await
     }
 
     async fn ping(&self) -> Result<(), StoreError> {

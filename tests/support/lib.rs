@@ -6,6 +6,9 @@ pub mod store_suite;
 
 pub mod campaign;
 pub mod canary;
+pub mod cassandra;
+pub mod cassandra_nodes;
+pub mod cql_proxy;
 pub mod crash_disk;
 pub mod damage;
 pub mod disk_faults;

@@ -3,9 +3,13 @@
 use std::path::Path;
 use std::time::Duration;
 
+use tokio::time::Instant;
+
 use crate::bus;
-use crate::config::{Config, IfMissing};
+use crate::config::{Config, IfMissing, StoreKind};
 use crate::exit::{Cause, Exit};
+use crate::open::{cassandra_exit, open};
+use crate::store::cassandra::{CassandraStore, Standing};
 
 /// How long a connection may take.
 const CONNECT: Duration = Duration::from_secs(10);
@@ -24,16 +28,26 @@ pub async fn run(config: Config) -> Result<(), Exit> {
         Ok(Err(reason)) => faults.push(Exit::new(Cause::Unreachable, format!("--nats-url: {reason}"))),
         Err(_) => faults.push(Exit::new(Cause::Unreachable, "--nats-url: no answer in time")),
     }
-    if is_new(&config.data_dir) {
-        if let Err(reason) = may_make(&config.data_dir) {
-            faults.push(Exit::new(Cause::UnusableStore, format!("--data-dir: {reason}")));
-        }
-    } else if let Err(fault) = crate::open(config, IfMissing::DoWithout).await {
-        faults.push(fault);
-    }
+    faults.extend(store(config).await.err());
     let Some(cause) = faults.first().map(|fault| fault.cause) else { return Ok(()) };
     let lines: Vec<String> = faults.into_iter().map(|fault| fault.reason).collect();
     Err(Exit::new(cause, lines.join("\n")))
+}
+
+/// Checks the store, as far as that can be done without making anything in it.
+async fn store(config: Config) -> Result<(), Exit> {
+    let deadline = Instant::now() + CONNECT;
+    match config.store {
+        StoreKind::Embedded if is_new(&config.data_dir) => may_make(&config.data_dir)
+            .map_err(|reason| Exit::new(Cause::UnusableStore, format!("--data-dir: {reason}")))?,
+        StoreKind::Cassandra
+            if CassandraStore::look(&config.cassandra).await.map_err(|error| cassandra_exit(&error))?
+                == Standing::Behind => {}
+        StoreKind::Embedded | StoreKind::Cassandra => {
+            open(config, IfMissing::Refuse, deadline).await?;
+        }
+    }
+    Ok(())
 }
 
 /// Whether nothing was ever stored there.

@@ -8,8 +8,8 @@ use iam_schema::audit::{AuditEvent, AuditOutcome, AuditPayload, AuditType, SCHEM
 use iam_schema::changes::{Change, ChangeEvent};
 use iam_schema::codec::{Format, encode};
 use iam_schema::subject::{Plane, Subjects};
+use tokio::time::Instant;
 
-use crate::Serving;
 use crate::bus;
 use crate::config::{Config, IfMissing, Nats};
 use crate::ctx::Ctx;
@@ -17,14 +17,16 @@ use crate::domain::caller::Caller;
 use crate::domain::users::Username;
 use crate::error::OpError;
 use crate::exit::{Cause, Exit};
+use crate::open::open;
 use crate::ops::{Call, recovery};
+use crate::{START, Serving};
 
 /// Makes or enables that admin, prints the temporary password alone on stdout, and tells whoever listens.
 ///
 /// # Errors
-/// As [`crate::open`]; `Configuration` before the deployment was seeded; `Internal`.
+/// As [`open`]; `Configuration` before the deployment was seeded; `Internal`.
 pub async fn run(config: Config, username: Username) -> Result<(), Exit> {
-    let opened = crate::open(config, IfMissing::DoWithout).await?;
+    let opened = open(config, IfMissing::DoWithout, Instant::now() + START).await?;
     let (ctx, serving) = (opened.ctx, opened.serving);
     let mut call = Call::new(Plane::Service, Caller::Service, ctx.now(), ctx.clock.monotonic_ms());
     let password = match recovery::recover_admin(&ctx, &mut call, &username).await {

@@ -7,8 +7,10 @@
 //!
 //! The shared suite runs every method, its races and its crash points against every backend.
 
+mod codec;
 mod error;
 
+pub mod cassandra;
 pub mod embedded;
 
 use std::collections::BTreeSet;
@@ -17,6 +19,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use iam_schema::{KeyId, Timestamp, UserId, WorkspaceId};
 
+pub use codec::reread;
 pub use error::StoreError;
 
 use crate::domain::api_keys::{ApiKey, KeyHash};
@@ -137,6 +140,19 @@ pub enum Seeded {
     InProgress,
 }
 
+/// How much a round of housekeeping has cleared away.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Swept {
+    /// Claims on usernames without a user.
+    pub claims: u64,
+    /// Rows by which lists find users, without a user.
+    pub index_rows: u64,
+    /// Keys without an owner, or ended by their owner.
+    pub keys: u64,
+    /// Claims on names of keys, without a key.
+    pub key_names: u64,
+}
+
 /// The store of a deployment.
 ///
 /// Every method fails with [`StoreError`]: `Unavailable` when nothing was done, `OutcomeUnknown` when a write
@@ -227,6 +243,13 @@ pub trait Store: Send + Sync + std::fmt::Debug {
     /// Seeds an empty deployment. Exactly one call ever does, whatever number race; until it is done no record
     /// of it is seen as alive.
     async fn seed(&self, seed: &Seed, now: Timestamp) -> Result<Seeded, StoreError>;
+
+    /// Clears away what crashes and races have left and nothing rests on, once a day; `None` when that was done
+    /// already, by whichever replica, or there is never anything. Every replica may call it, at any time.
+    async fn sweep(&self, now: Timestamp) -> Result<Option<Swept>, StoreError> {
+        let _ = now;
+        Ok(None)
+    }
 
     /// Whether the store answers at all, for readiness.
     async fn ping(&self) -> Result<(), StoreError>;

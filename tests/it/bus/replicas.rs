@@ -41,6 +41,7 @@ impl Replica {
         let line = Proxy::to(server.address()).await;
         let setup = Setup { seed: SEED.fetch_add(1, Ordering::Relaxed), ..Setup::default() };
         let serving = Serving {
+            deadline: tokio::time::Instant::now() + std::time::Duration::from_secs(60),
             nats: Nats {
                 servers: vec![line.url().parse().expect("an address")],
                 auth: NatsAuth::None,

@@ -2,7 +2,7 @@
 //! is read at all.
 
 use iam_svc::store::StoreError;
-use iam_svc::store::embedded::reread;
+use iam_svc::store::reread;
 use sha2::{Digest, Sha256};
 
 /// The tables, with the length of their keys where it is fixed.

@@ -8,7 +8,7 @@ use iam_svc::store::{
     UpdateWorkspace,
 };
 
-use super::{Deployment, add_user, add_workspace, later, race, root_admins};
+use super::{Deployment, add_user, add_workspace, later, patient, race, root_admins};
 use crate::sample::{self, NOW, name_key};
 
 /// Callers at once.
@@ -158,9 +158,13 @@ pub async fn root_admins_who_end_each_other_leave_one(d: &mut dyn Deployment) {
                     let demoted = user.changed(|user| user.roles.clear());
                     let disabled = user.changed(|user| user.enabled = false);
                     match i % 3 {
-                        0 => store.delete_user(&user).await.unwrap() == DeleteUser::LastRootAdmin,
-                        1 => store.update_user(&user, &demoted).await.unwrap() == UpdateUser::LastRootAdmin,
-                        _ => store.update_user(&user, &disabled).await.unwrap() == UpdateUser::LastRootAdmin,
+                        0 => patient(|| store.delete_user(&user)).await == DeleteUser::LastRootAdmin,
+                        1 => {
+                            patient(|| store.update_user(&user, &demoted)).await == UpdateUser::LastRootAdmin
+                        }
+                        _ => {
+                            patient(|| store.update_user(&user, &disabled)).await == UpdateUser::LastRootAdmin
+                        }
                     }
                 }
             })

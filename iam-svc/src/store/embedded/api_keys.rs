@@ -5,19 +5,19 @@ use std::ops::Bound;
 use iam_schema::{KeyId, Timestamp, UserId};
 use redb::{ReadableTable, ReadableTableMetadata};
 
-use super::codec::{self, At};
 use super::tables::{
     API_KEY_IDS, API_KEY_NAMES, API_KEY_USE, API_KEYS, API_KEYS_BY_USER, FIRST, Fault, LAST, Source, Tx,
 };
 use super::users;
 use crate::domain::api_keys::{ApiKey, KeyHash, MAX_KEYS_PER_USER};
 use crate::domain::users::User;
+use crate::store::codec::{self, At};
 use crate::store::{DeleteApiKey, InsertApiKey, Page};
 
 pub(super) fn by_hash(source: &impl Source, hash: &KeyHash) -> Result<Option<ApiKey>, Fault> {
     let table = source.open(API_KEYS)?;
     let row = table.get(&hash.0)?;
-    row.map(|row| codec::read_api_key(&hash.0, row.value())).transpose()
+    Ok(row.map(|row| codec::read_api_key(&hash.0, row.value())).transpose()?)
 }
 
 pub(super) fn by_id(source: &impl Source, id: KeyId) -> Result<Option<ApiKey>, Fault> {
@@ -28,14 +28,14 @@ pub(super) fn by_id(source: &impl Source, id: KeyId) -> Result<Option<ApiKey>, F
     if found.id == id {
         Ok(Some(found))
     } else {
-        Err(At { table: "api_key_ids", key: key.as_bytes() }.corrupt("the key has another id"))
+        Err(At { table: "api_key_ids", key: key.as_bytes() }.corrupt("the key has another id").into())
     }
 }
 
 /// The key that an index names; see INVARIANT (index) in the users' file.
 fn named(source: &impl Source, hash: &[u8; 32], index: &'static str, key: &[u8]) -> Result<ApiKey, Fault> {
     let found = by_hash(source, &KeyHash(*hash))?;
-    found.ok_or_else(|| At { table: index, key }.corrupt("names a key that is not there"))
+    found.ok_or_else(|| At { table: index, key }.corrupt("names a key that is not there").into())
 }
 
 pub(super) fn list(
@@ -88,9 +88,9 @@ pub(super) fn insert(tx: &Tx<'_>, key: &ApiKey) -> Result<InsertApiKey, Fault> {
     }
     if by_id(tx, key.id)?.is_some() {
         let id = key.id.as_uuid();
-        return Err(
-            At { table: "api_key_ids", key: id.as_bytes() }.corrupt("not written: the id exists already")
-        );
+        return Err(At { table: "api_key_ids", key: id.as_bytes() }
+            .corrupt("not written: the id exists already")
+            .into());
     }
     if let Some(dead) = holder {
         remove(tx, &dead)?;
@@ -179,9 +179,9 @@ pub(super) fn verify(source: &impl Source) -> Result<(), Fault> {
         let named = names.get((user, key.name.as_str()))?.is_some_and(|found| found.value() == hash);
         let listed = by_user.get((user, id))?.is_some_and(|found| found.value() == hash);
         if !(by_id && named && listed && users::by_id(source, key.user)?.is_some()) {
-            return Err(
-                At { table: "api_keys", key: hash }.corrupt("an index, or the owner, does not know the key")
-            );
+            return Err(At { table: "api_keys", key: hash }
+                .corrupt("an index, or the owner, does not know the key")
+                .into());
         }
         count += 1;
     }
@@ -189,7 +189,9 @@ pub(super) fn verify(source: &impl Source) -> Result<(), Fault> {
         [("api_key_ids", ids.len()?), ("api_key_names", names.len()?), ("api_keys_by_user", by_user.len()?)]
     {
         if found != count {
-            return Err(At { table: index, key: b"" }.corrupt(format_args!("{found} rows, not {count}")));
+            return Err(At { table: index, key: b"" }
+                .corrupt(format_args!("{found} rows, not {count}"))
+                .into());
         }
     }
     Ok(())

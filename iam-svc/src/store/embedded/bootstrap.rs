@@ -3,12 +3,12 @@
 use iam_schema::{Timestamp, UserId};
 use redb::{ReadableTable, ReadableTableMetadata};
 
-use super::codec::{self, At, BootstrapRow};
 use super::tables::{
     API_KEY_IDS, API_KEY_NAMES, API_KEY_USE, API_KEYS, API_KEYS_BY_USER, Fault, NAMES, SINGLETONS, Source,
     Tx, USERS, USERS_BY_ROLE, USERS_BY_WORKSPACE, WORKSPACES,
 };
 use super::{api_keys, key_ring, users, workspaces};
+use crate::store::codec::{self, At, BootstrapRow};
 use crate::store::{InsertApiKey, InsertUser, Seed, SeedState, Seeded};
 
 /// How far the seeding is: here it is one transaction, so never under way.
@@ -38,7 +38,9 @@ pub(super) fn seed(tx: &Tx<'_>, seed: &Seed, now: Timestamp) -> Result<Seeded, F
     let keyed = api_keys::insert(tx, &seed.key)? == InsertApiKey::Inserted;
     if !(fits && admitted && keyed) {
         let at = At { table: "singletons", key: codec::BOOTSTRAP.as_bytes() };
-        return Err(at.corrupt("not written: workspace, admin and key of the seed do not belong together"));
+        return Err(at
+            .corrupt("not written: workspace, admin and key of the seed do not belong together")
+            .into());
     }
     key_ring::put(tx, &seed.ring)?;
     let row = BootstrapRow { admin: admin.id.as_uuid(), done_ms: now.as_millis() };
@@ -76,7 +78,7 @@ pub(super) fn schema(source: &impl Source) -> Result<u32, Fault> {
     let table = source.open(SINGLETONS)?;
     let row = table.get(codec::SCHEMA)?;
     let at = At { table: "singletons", key: codec::SCHEMA.as_bytes() };
-    row.map_or_else(|| Err(at.corrupt("absent")), |row| codec::read_schema(row.value()))
+    Ok(row.map_or_else(|| Err(at.corrupt("absent")), |row| codec::read_schema(row.value()))?)
 }
 
 /// Applies the migrations above `from`; the caller commits all of them or none.

@@ -2,15 +2,14 @@
 
 use redb::ReadableTable;
 
-use super::codec;
 use super::tables::{Fault, SINGLETONS, Source, Tx};
 use crate::domain::key_ring::KeyRing;
-use crate::store::ReplaceKeyRing;
+use crate::store::{ReplaceKeyRing, codec};
 
 pub(super) fn get(source: &impl Source) -> Result<Option<KeyRing>, Fault> {
     let table = source.open(SINGLETONS)?;
     let row = table.get(codec::RING)?;
-    row.map(|row| codec::read_ring(row.value())).transpose()
+    Ok(row.map(|row| codec::read_ring(row.value())).transpose()?)
 }
 
 pub(super) fn replace(tx: &Tx<'_>, to: &KeyRing) -> Result<ReplaceKeyRing, Fault> {

@@ -14,8 +14,6 @@
 
 mod tables;
 
-mod codec;
-
 mod api_keys;
 mod bootstrap;
 mod key_ring;
@@ -42,7 +40,6 @@ use tokio::sync::watch;
 use tracing::instrument;
 
 pub use backend::WrapBackend;
-pub use codec::reread;
 
 use super::{
     DeleteApiKey, DeleteUser, InsertApiKey, InsertUser, InsertWorkspace, Page, Read, ReplaceKeyRing,

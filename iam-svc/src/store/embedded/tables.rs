@@ -66,6 +66,17 @@ impl Fault {
     }
 }
 
+impl From<StoreError> for Fault {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::Corrupt { table, key, cause } => Fault::Corrupt { table, key, cause },
+            StoreError::Unavailable(cause) | StoreError::OutcomeUnknown(cause) => {
+                Fault::Io(io::Error::other(cause))
+            }
+        }
+    }
+}
+
 impl From<redb::Error> for Fault {
     fn from(error: redb::Error) -> Self {
         use redb::Error as E;

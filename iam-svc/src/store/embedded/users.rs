@@ -5,17 +5,17 @@ use std::ops::Bound;
 use iam_schema::{UserId, WorkspaceId};
 use redb::{ReadableTable, ReadableTableMetadata};
 
-use super::codec::{self, At};
 use super::tables::{FIRST, Fault, LAST, NAMES, Source, Tx, USERS, USERS_BY_ROLE, USERS_BY_WORKSPACE};
 use super::{api_keys, workspaces};
 use crate::domain::users::{NameKey, User};
+use crate::store::codec::{self, At};
 use crate::store::{DeleteUser, InsertUser, Page, RootRoles, UpdateUser};
 
 pub(super) fn by_id(source: &impl Source, id: UserId) -> Result<Option<User>, Fault> {
     let key = id.as_uuid();
     let table = source.open(USERS)?;
     let row = table.get(key.as_bytes())?;
-    row.map(|row| codec::read_user(key.as_bytes(), row.value())).transpose()
+    Ok(row.map(|row| codec::read_user(key.as_bytes(), row.value())).transpose()?)
 }
 
 pub(super) fn by_name(source: &impl Source, name: &NameKey) -> Result<Option<User>, Fault> {
@@ -25,7 +25,7 @@ pub(super) fn by_name(source: &impl Source, name: &NameKey) -> Result<Option<Use
     if user.username.key() == *name {
         Ok(Some(user))
     } else {
-        Err(At { table: "names", key: name.as_str().as_bytes() }.corrupt("the user has another name"))
+        Err(At { table: "names", key: name.as_str().as_bytes() }.corrupt("the user has another name").into())
     }
 }
 
@@ -35,7 +35,7 @@ pub(super) fn by_name(source: &impl Source, name: &NameKey) -> Result<Option<Use
 /// is there.
 fn named(source: &impl Source, id: &[u8; 16], index: &'static str, key: &[u8]) -> Result<User, Fault> {
     let user = by_id(source, UserId::from_uuid(uuid::Uuid::from_bytes(*id)))?;
-    user.ok_or_else(|| At { table: index, key }.corrupt("names a user who is not there"))
+    user.ok_or_else(|| At { table: index, key }.corrupt("names a user who is not there").into())
 }
 
 pub(super) fn list(
@@ -82,7 +82,9 @@ pub(super) fn insert(tx: &Tx<'_>, user: &User) -> Result<InsertUser, Fault> {
     }
     if by_id(tx, user.id)?.is_some() {
         let key = user.id.as_uuid();
-        return Err(At { table: "users", key: key.as_bytes() }.corrupt("not written: the id exists already"));
+        return Err(At { table: "users", key: key.as_bytes() }
+            .corrupt("not written: the id exists already")
+            .into());
     }
     let id = user.id.as_uuid();
     tx.open_mut(NAMES)?.insert(user.username.key().as_str(), id.as_bytes())?;
@@ -111,7 +113,9 @@ pub(super) fn update(
     if !fits {
         let key = from.id.as_uuid();
         let at = At { table: "users", key: key.as_bytes() };
-        return Err(at.corrupt("not written: identity, version or epochs do not follow the stored ones"));
+        return Err(at
+            .corrupt("not written: identity, version or epochs do not follow the stored ones")
+            .into());
     }
     let demotes = is_root_admin(tx, root_roles, &stored)? && !is_root_admin(tx, root_roles, to)?;
     if demotes && !any_root_admin(tx, root_roles, |other| other.id != to.id)? {
@@ -213,7 +217,7 @@ pub(super) fn verify(source: &impl Source) -> Result<(), Fault> {
             indexed &= by_role.get((role.as_str(), id))?.is_some();
         }
         if !(claimed && listed && indexed) {
-            return Err(At { table: "users", key: id }.corrupt("an index does not know the user"));
+            return Err(At { table: "users", key: id }.corrupt("an index does not know the user").into());
         }
         count += 1;
         roles += user.roles.len() as u64;
@@ -224,7 +228,9 @@ pub(super) fn verify(source: &impl Source) -> Result<(), Fault> {
         ("users_by_role", by_role.len()?, roles),
     ] {
         if found != expected {
-            return Err(At { table: index, key: b"" }.corrupt(format_args!("{found} rows, not {expected}")));
+            return Err(At { table: index, key: b"" }
+                .corrupt(format_args!("{found} rows, not {expected}"))
+                .into());
         }
     }
     Ok(())

@@ -5,16 +5,16 @@ use std::ops::Bound;
 use iam_schema::WorkspaceId;
 use redb::ReadableTable;
 
-use super::codec::{self, At};
 use super::tables::{Fault, Source, Tx, WORKSPACES};
 use super::users;
 use crate::domain::workspaces::Workspace;
+use crate::store::codec::{self, At};
 use crate::store::{InsertWorkspace, Page, RootRoles, UpdateWorkspace};
 
 pub(super) fn by_id(source: &impl Source, id: &WorkspaceId) -> Result<Option<Workspace>, Fault> {
     let table = source.open(WORKSPACES)?;
     let row = table.get(id.as_str())?;
-    row.map(|row| codec::read_workspace(id.as_str(), row.value())).transpose()
+    Ok(row.map(|row| codec::read_workspace(id.as_str(), row.value())).transpose()?)
 }
 
 pub(super) fn list(
@@ -58,9 +58,9 @@ pub(super) fn update(
         && to.epoch >= stored.epoch;
     if !fits {
         let at = At { table: "workspaces", key: from.id.as_str().as_bytes() };
-        return Err(
-            at.corrupt("not written: id, creation time, version or epoch do not follow the stored ones")
-        );
+        return Err(at
+            .corrupt("not written: id, creation time, version or epoch do not follow the stored ones")
+            .into());
     }
     // The users' own records stay: those of an older epoch count as disabled from here on.
     let takes_all = stored.enabled && (!to.enabled || to.epoch > stored.epoch);

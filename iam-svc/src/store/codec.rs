@@ -1,12 +1,13 @@
 //! Rows to bytes and back: MessagePack maps with named fields, sealed by a checksum.
 //!
-//! A row is 8 bytes of SHA-256 over table, key and body, then the body. redb verifies its own checksums when
-//! it opens the file and not on each read, so that a bit that flips later, or a row that ends up under another
-//! key, shows here. Every row repeats its key.
+//! A row is 8 bytes of SHA-256 over table, key and body, then the body. A store verifies its own checksums when
+//! it likes, and not on each read, so that a bit that flips later, or a row that ends up under another key, shows
+//! here. Every row repeats its key.
 //!
 //! Domain types derive nothing of serde: what is stored is spelled out in this file, and changes by a
 //! migration alone.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::str::FromStr;
 
@@ -16,7 +17,6 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
-use super::tables::Fault;
 use crate::domain::api_keys::{ApiKey, KeyHash};
 use crate::domain::key_ring::{KeyRing, KeyState, MAX_KEYS, RingKey};
 use crate::domain::passwords::PasswordHash;
@@ -29,15 +29,15 @@ const SEAL: usize = 8;
 
 /// Which row: the table, and the key in it as bytes.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct At<'a> {
+pub(in crate::store) struct At<'a> {
     pub table: &'static str,
     pub key: &'a [u8],
 }
 
 impl At<'_> {
-    /// The fault of a row that cannot be true.
-    pub(super) fn corrupt(self, cause: impl fmt::Display) -> Fault {
-        Fault::Corrupt { table: self.table, key: self.shown(), cause: cause.to_string() }
+    /// The error of a row that cannot be true.
+    pub(in crate::store) fn corrupt(self, cause: impl fmt::Display) -> StoreError {
+        StoreError::Corrupt { table: self.table, key: self.shown(), cause: cause.to_string() }
     }
 
     /// The key for a log: an id or a text as it is, of a hash the beginning.
@@ -64,12 +64,12 @@ impl At<'_> {
         seal
     }
 
-    fn write(self, row: &impl Serialize) -> Result<Vec<u8>, Fault> {
+    fn write(self, row: &impl Serialize) -> Result<Vec<u8>, StoreError> {
         let body = rmp_serde::to_vec_named(row).map_err(|e| self.corrupt(e))?;
         Ok([self.seal(&body).as_slice(), body.as_slice()].concat())
     }
 
-    fn read<'b, R: Deserialize<'b>>(self, bytes: &'b [u8]) -> Result<R, Fault> {
+    fn read<'b, R: Deserialize<'b>>(self, bytes: &'b [u8]) -> Result<R, StoreError> {
         let (seal, body) = bytes.split_at_checked(SEAL).ok_or_else(|| self.corrupt("too short"))?;
         if seal != self.seal(body) {
             return Err(self.corrupt("checksum does not match"));
@@ -77,11 +77,11 @@ impl At<'_> {
         rmp_serde::from_slice(body).map_err(|e| self.corrupt(e))
     }
 
-    fn parse<T: FromStr<Err: fmt::Display>>(self, field: &str, text: &str) -> Result<T, Fault> {
+    fn parse<T: FromStr<Err: fmt::Display>>(self, field: &str, text: &str) -> Result<T, StoreError> {
         text.parse().map_err(|e| self.corrupt(format_args!("{field}: {e}")))
     }
 
-    fn time(self, field: &str, ms: i64) -> Result<Timestamp, Fault> {
+    fn time(self, field: &str, ms: i64) -> Result<Timestamp, StoreError> {
         let time = Timestamp::from_millis(ms);
         if time.as_millis() == ms {
             Ok(time)
@@ -90,7 +90,7 @@ impl At<'_> {
         }
     }
 
-    fn require(self, holds: bool, invariant: &str) -> Result<(), Fault> {
+    fn require(self, holds: bool, invariant: &str) -> Result<(), StoreError> {
         if holds { Ok(()) } else { Err(self.corrupt(invariant)) }
     }
 }
@@ -145,7 +145,7 @@ struct UserRow<'a> {
 }
 
 /// The row of a user.
-pub(super) fn write_user(user: &User) -> Result<Vec<u8>, Fault> {
+pub(in crate::store) fn write_user(user: &User) -> Result<Vec<u8>, StoreError> {
     let id = user.id.as_uuid();
     let at = At { table: "users", key: id.as_bytes() };
     at.require(user.version >= 1, VERSION)?;
@@ -169,7 +169,7 @@ pub(super) fn write_user(user: &User) -> Result<Vec<u8>, Fault> {
 }
 
 /// The user in a row.
-pub(super) fn read_user(key: &[u8; 16], bytes: &[u8]) -> Result<User, Fault> {
+pub(in crate::store) fn read_user(key: &[u8; 16], bytes: &[u8]) -> Result<User, StoreError> {
     let at = At { table: "users", key };
     let row: UserRow<'_> = at.read(bytes)?;
     at.require(row.id.as_bytes() == key, SAME_KEY)?;
@@ -206,7 +206,7 @@ struct WorkspaceRow<'a> {
 }
 
 /// The row of a workspace.
-pub(super) fn write_workspace(workspace: &Workspace) -> Result<Vec<u8>, Fault> {
+pub(in crate::store) fn write_workspace(workspace: &Workspace) -> Result<Vec<u8>, StoreError> {
     let id = workspace.id.as_str();
     let at = At { table: "workspaces", key: id.as_bytes() };
     at.require(workspace.version >= 1, VERSION)?;
@@ -221,7 +221,7 @@ pub(super) fn write_workspace(workspace: &Workspace) -> Result<Vec<u8>, Fault> {
 }
 
 /// The workspace in a row.
-pub(super) fn read_workspace(key: &str, bytes: &[u8]) -> Result<Workspace, Fault> {
+pub(in crate::store) fn read_workspace(key: &str, bytes: &[u8]) -> Result<Workspace, StoreError> {
     let at = At { table: "workspaces", key: key.as_bytes() };
     let row: WorkspaceRow<'_> = at.read(bytes)?;
     at.require(row.id == key, SAME_KEY)?;
@@ -252,7 +252,7 @@ struct ApiKeyRow<'a> {
 }
 
 /// The row of an API key.
-pub(super) fn write_api_key(key: &ApiKey) -> Result<Vec<u8>, Fault> {
+pub(in crate::store) fn write_api_key(key: &ApiKey) -> Result<Vec<u8>, StoreError> {
     let at = At { table: "api_keys", key: &key.hash.0 };
     at.write(&ApiKeyRow {
         id: key.id.as_uuid(),
@@ -268,7 +268,7 @@ pub(super) fn write_api_key(key: &ApiKey) -> Result<Vec<u8>, Fault> {
 }
 
 /// The API key in a row.
-pub(super) fn read_api_key(hash: &[u8; 32], bytes: &[u8]) -> Result<ApiKey, Fault> {
+pub(in crate::store) fn read_api_key(hash: &[u8; 32], bytes: &[u8]) -> Result<ApiKey, StoreError> {
     let at = At { table: "api_keys", key: hash };
     let row: ApiKeyRow<'_> = at.read(bytes)?;
     at.require(row.hash.0 == hash, SAME_KEY)?;
@@ -315,10 +315,10 @@ enum RingState {
 }
 
 /// Where the ring is among the singletons.
-pub(super) const RING: &str = "key-ring";
+pub(in crate::store) const RING: &str = "key-ring";
 
 /// The row of the ring of signing keys.
-pub(super) fn write_ring(ring: &KeyRing) -> Result<Vec<u8>, Fault> {
+pub(in crate::store) fn write_ring(ring: &KeyRing) -> Result<Vec<u8>, StoreError> {
     let at = At { table: "singletons", key: RING.as_bytes() };
     check_ring(at, ring)?;
     let keys = ring.keys.iter().map(|key| RingKeyRow {
@@ -336,7 +336,7 @@ pub(super) fn write_ring(ring: &KeyRing) -> Result<Vec<u8>, Fault> {
 }
 
 /// The ring in its row.
-pub(super) fn read_ring(bytes: &[u8]) -> Result<KeyRing, Fault> {
+pub(in crate::store) fn read_ring(bytes: &[u8]) -> Result<KeyRing, StoreError> {
     let at = At { table: "singletons", key: RING.as_bytes() };
     let row: RingRow<'_> = at.read(bytes)?;
     let keys = row.keys.iter().map(|key| {
@@ -352,13 +352,13 @@ pub(super) fn read_ring(bytes: &[u8]) -> Result<KeyRing, Fault> {
             created: at.time("created", key.created_ms)?,
         })
     });
-    let ring = KeyRing { version: row.version, keys: keys.collect::<Result<_, Fault>>()? };
+    let ring = KeyRing { version: row.version, keys: keys.collect::<Result<_, StoreError>>()? };
     check_ring(at, &ring)?;
     Ok(ring)
 }
 
 /// Keeps INVARIANT (ring) of [`KeyRing::active`].
-fn check_ring(at: At<'_>, ring: &KeyRing) -> Result<(), Fault> {
+fn check_ring(at: At<'_>, ring: &KeyRing) -> Result<(), StoreError> {
     let count = |state: KeyState| ring.keys.iter().filter(|key| key.state == state).count();
     at.require(ring.version >= 1, VERSION)?;
     at.require(ring.keys.len() <= MAX_KEYS, "more keys than a ring holds")?;
@@ -367,28 +367,120 @@ fn check_ring(at: At<'_>, ring: &KeyRing) -> Result<(), Fault> {
 }
 
 /// Where the state of the seeding is among the singletons.
-pub(super) const BOOTSTRAP: &str = "bootstrap";
+pub(in crate::store) const BOOTSTRAP: &str = "bootstrap";
 
 /// That the deployment was seeded: when, and who the first admin is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct BootstrapRow {
+pub(in crate::store) struct BootstrapRow {
     pub admin: Uuid,
     pub done_ms: i64,
 }
 
 /// The row of the seeding.
-pub(super) fn write_bootstrap(row: BootstrapRow) -> Result<Vec<u8>, Fault> {
+pub(in crate::store) fn write_bootstrap(row: BootstrapRow) -> Result<Vec<u8>, StoreError> {
     At { table: "singletons", key: BOOTSTRAP.as_bytes() }.write(&row)
 }
 
 /// The seeding in its row.
-pub(super) fn read_bootstrap(bytes: &[u8]) -> Result<BootstrapRow, Fault> {
+pub(in crate::store) fn read_bootstrap(bytes: &[u8]) -> Result<BootstrapRow, StoreError> {
     At { table: "singletons", key: BOOTSTRAP.as_bytes() }.read(bytes)
 }
 
+/// Where the seeding is among the singletons, in a store that cannot seed in one stroke.
+pub(in crate::store) const SEEDING: &str = "seeding";
+
+/// How far the seeding is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(in crate::store) struct SeedingRow {
+    pub admin: Uuid,
+    /// When the last attempt began.
+    pub started_ms: i64,
+    pub attempts: Vec<AttemptRow>,
+    pub done: bool,
+}
+
+/// The key that an attempt makes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(in crate::store) struct AttemptRow {
+    pub key: Uuid,
+    pub hash: Vec<u8>,
+    pub created_ms: i64,
+}
+
+/// The row of the seeding.
+pub(in crate::store) fn write_seeding(row: &SeedingRow) -> Result<Vec<u8>, StoreError> {
+    At { table: "singletons", key: SEEDING.as_bytes() }.write(row)
+}
+
+/// The seeding in its row.
+pub(in crate::store) fn read_seeding(bytes: &[u8]) -> Result<SeedingRow, StoreError> {
+    At { table: "singletons", key: SEEDING.as_bytes() }.read(bytes)
+}
+
+/// Where the guard of the last root admin is among the singletons.
+pub(in crate::store) const GUARD: &str = "root-admins";
+
+/// The guard of the last root admin, where one is needed.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(in crate::store) struct GuardRow {
+    /// The roles whose holders are all in the index.
+    pub roles: BTreeSet<String>,
+    pub intent: Option<Intent>,
+}
+
+/// A change that was announced, and the number under which it is written.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(in crate::store) struct Intent {
+    pub op: Uuid,
+    pub change: Announced,
+}
+
+/// What may end a root admin, with the version that it was decided on and the row that is to be.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(in crate::store) enum Announced {
+    UpdateUser { id: Uuid, from: u64, to: Vec<u8> },
+    DeleteUser { id: Uuid, from: u64 },
+    UpdateWorkspace { id: String, from: u64, to: Vec<u8> },
+}
+
+/// The row of the guard.
+pub(in crate::store) fn write_guard(row: &GuardRow) -> Result<Vec<u8>, StoreError> {
+    At { table: "singletons", key: GUARD.as_bytes() }.write(row)
+}
+
+/// The guard in its row.
+pub(in crate::store) fn read_guard(bytes: &[u8]) -> Result<GuardRow, StoreError> {
+    At { table: "singletons", key: GUARD.as_bytes() }.read(bytes)
+}
+
+/// Where the last round of housekeeping is among the singletons.
+pub(in crate::store) const HOUSEKEEPING: &str = "housekeeping";
+
+/// When housekeeping was last begun.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(in crate::store) struct HousekeepingRow {
+    pub began_ms: i64,
+}
+
+/// The row of housekeeping.
+pub(in crate::store) fn write_housekeeping(row: &HousekeepingRow) -> Result<Vec<u8>, StoreError> {
+    At { table: "singletons", key: HOUSEKEEPING.as_bytes() }.write(row)
+}
+
+/// Housekeeping in its row.
+pub(in crate::store) fn read_housekeeping(bytes: &[u8]) -> Result<HousekeepingRow, StoreError> {
+    At { table: "singletons", key: HOUSEKEEPING.as_bytes() }.read(bytes)
+}
+
 /// Where the schema number is among the singletons.
-pub(super) const SCHEMA: &str = "schema";
+pub(in crate::store) const SCHEMA: &str = "schema";
 
 /// Which migrations were applied: all up to this one. Unknown fields are ignored here alone, so that a newer
 /// schema can be told from damage.
@@ -398,12 +490,12 @@ struct SchemaRow {
 }
 
 /// The row of the schema number.
-pub(super) fn write_schema(version: u32) -> Result<Vec<u8>, Fault> {
+pub(in crate::store) fn write_schema(version: u32) -> Result<Vec<u8>, StoreError> {
     At { table: "singletons", key: SCHEMA.as_bytes() }.write(&SchemaRow { version })
 }
 
 /// The schema number in its row.
-pub(super) fn read_schema(bytes: &[u8]) -> Result<u32, Fault> {
+pub(in crate::store) fn read_schema(bytes: &[u8]) -> Result<u32, StoreError> {
     At { table: "singletons", key: SCHEMA.as_bytes() }.read::<SchemaRow>(bytes).map(|row| row.version)
 }
 
@@ -415,7 +507,7 @@ pub(super) fn read_schema(bytes: &[u8]) -> Result<u32, Fault> {
 /// `Corrupt` for whatever cannot be read or must not be written.
 pub fn reread(table: &str, key: &[u8], row: &[u8]) -> Result<Vec<u8>, StoreError> {
     let unknown = |name: &'static str| At { table: name, key }.corrupt("no such row");
-    let again = || match table {
+    match table {
         "users" => {
             let id = key.try_into().map_err(|_| unknown("users"))?;
             write_user(&read_user(id, row)?)
@@ -431,12 +523,13 @@ pub fn reread(table: &str, key: &[u8], row: &[u8]) -> Result<Vec<u8>, StoreError
         "singletons" => match std::str::from_utf8(key) {
             Ok(RING) => write_ring(&read_ring(row)?),
             Ok(BOOTSTRAP) => write_bootstrap(read_bootstrap(row)?),
+            Ok(SEEDING) => write_seeding(&read_seeding(row)?),
+            Ok(GUARD) => write_guard(&read_guard(row)?),
             Ok(SCHEMA) => write_schema(read_schema(row)?),
             _ => Err(unknown("singletons")),
         },
         _ => Err(unknown("(unknown)")),
-    };
-    again().map_err(Fault::into_store_error)
+    }
 }
 
 const SAME_KEY: &str = "the row belongs to another key";
@@ -470,7 +563,7 @@ mod tests {
         let row = write_workspace(&workspace()).unwrap();
         let fault = read_workspace("other", &row).unwrap_err();
         assert!(
-            matches!(&fault, Fault::Corrupt { table: "workspaces", key, .. } if key == "other"),
+            matches!(&fault, StoreError::Corrupt { table: "workspaces", key, .. } if key == "other"),
             "{fault:?}"
         );
     }
