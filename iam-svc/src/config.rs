@@ -12,6 +12,7 @@ mod reader;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 use std::sync::Arc;
 
 use async_nats::ServerAddr;
@@ -21,7 +22,7 @@ use serde::Deserialize;
 
 use self::arguments::SETTINGS;
 pub use self::arguments::{Arguments, Command};
-pub use self::kek::{IfMissing, KekFault, KekSource};
+pub use self::kek::{IfMissing, KekFault, KekSource, is_placed, place};
 pub use self::reader::{Environment, Fault};
 use self::reader::{Origin, Reader, Readers, read_text, told};
 use crate::crypto::seal::Kek;
@@ -68,6 +69,18 @@ pub struct Config {
 pub enum StoreKind {
     Embedded,
     Cassandra,
+}
+
+impl FromStr for StoreKind {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "embedded" => Ok(StoreKind::Embedded),
+            "cassandra" => Ok(StoreKind::Cassandra),
+            _ => Err("must be `embedded` or `cassandra`".to_owned()),
+        }
+    }
 }
 
 /// How to reach NATS, and as whom.
@@ -140,22 +153,26 @@ impl Reader<'_> {
     fn config(&mut self, command: &Command) -> Option<Config> {
         let nats = self.nats();
         let subjects = self.parsed("subject-prefix", |text| Subjects::new(text).map_err(str::to_owned));
-        let store = self.parsed("store", |text| match text {
-            "embedded" => Ok(StoreKind::Embedded),
-            "cassandra" => Ok(StoreKind::Cassandra),
-            _ => Err("must be `embedded` or `cassandra`".to_owned()),
-        });
+        let store = self.parsed("store", str::parse);
         let data_dir = self.path("data-dir");
         let kek = match self.secret("kek-file", Readers::OwnerAlone) {
             Some((given, origin)) => match Kek::from_base64(&given) {
                 Ok(kek) => Some(KekSource::Given(kek)),
                 Err(rule) => self.fault("kek-file", origin, rule.to_string()),
             },
-            None if store == Some(StoreKind::Cassandra) => {
-                let rule = "must be given with --store cassandra: all replicas need the same one";
-                self.fault("kek-file", Origin::Default, rule)
-            }
-            None => Some(KekSource::DataDir),
+            // A data directory has its own.
+            None => match (command, store) {
+                (Command::MigrateStore { from: StoreKind::Cassandra, .. }, _) => {
+                    let rule = "must be given with --from cassandra: the one of all its replicas";
+                    self.fault("kek-file", Origin::Default, rule)
+                }
+                (Command::MigrateStore { from: StoreKind::Embedded, .. }, _) => Some(KekSource::DataDir),
+                (_, Some(StoreKind::Cassandra)) => {
+                    let rule = "must be given with --store cassandra: all replicas need the same one";
+                    self.fault("kek-file", Origin::Default, rule)
+                }
+                (_, Some(StoreKind::Embedded) | None) => Some(KekSource::DataDir),
+            },
         };
         let cassandra = self.cassandra();
         let policy = self.policy();
@@ -303,8 +320,8 @@ impl Reader<'_> {
     fn bootstrap(&mut self, command: &Command) -> Option<BootstrapMode> {
         let token = self.secret("bootstrap-token-file", Readers::Any);
         let Some(mode) = self.given("bootstrap-mode") else {
-            // Recovery brings nobody in by bootstrap, so that it need not be told how.
-            if matches!(command, Command::RecoverAdmin { .. }) {
+            // These bring nobody in by bootstrap, so that they need not be told how.
+            if matches!(command, Command::RecoverAdmin { .. } | Command::MigrateStore { .. }) {
                 return Some(BootstrapMode::Bootstrap);
             }
             return self.fault("bootstrap-mode", Origin::Default, "must be chosen: `token` or `bootstrap`");
@@ -548,16 +565,27 @@ mod tests {
     }
 
     #[test]
-    fn recovery_needs_no_bootstrap_mode_and_check_takes_flags_on_either_side() {
+    fn only_what_serves_needs_a_bootstrap_mode_and_check_takes_flags_on_either_side() {
         assert!(read(&["recover-admin"], &[]).is_ok());
         for args in [["--issuer", "x", "check"], ["check", "--issuer", "x"]] {
             assert_eq!(read(&[&MODE[..], &args].concat(), &[]).unwrap().settings.issuer, "x");
         }
+        let migrate = ["migrate-store", "--from", "embedded", "--to", "cassandra"];
+        assert!(read(&migrate, &[]).is_ok());
+        let back = ["migrate-store", "--from", "cassandra", "--to", "embedded"];
+        assert!(read(&back, &[("IAM_KEK", KEK)]).is_ok());
+        assert!(read(&back, &[]).unwrap_err().join("\n").contains("--kek-file: must be given with --from"));
         let parse = |args: &[&str]| Arguments::parse(args.iter().map(OsString::from));
         let arguments = parse(&["iam-svc", "recover-admin", "--username", "root"]).unwrap();
         assert_eq!(arguments.command, Command::RecoverAdmin { username: "root".parse().unwrap() });
-        for bad in [&["iam-svc", "--nats-password", "x"][..], &["iam-svc", "serve"], &["iam-svc", "--issuer"]]
-        {
+        for bad in [
+            &["iam-svc", "--nats-password", "x"][..],
+            &["iam-svc", "serve"],
+            &["iam-svc", "--issuer"],
+            &["iam-svc", "migrate-store", "--from", "embedded"],
+            &["iam-svc", "migrate-store", "--from", "embedded", "--to", "embedded"],
+            &["iam-svc", "migrate-store", "--from", "embedded", "--to", "csv"],
+        ] {
             assert!(parse(bad).unwrap_err().use_stderr(), "{bad:?}");
         }
     }

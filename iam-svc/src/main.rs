@@ -60,6 +60,7 @@ fn start() -> Result<(), Exit> {
             }
             Command::Check => admin::check::run(config).await.map(|()| println!("ok")),
             Command::RecoverAdmin { username } => admin::recover_admin::run(config, username).await,
+            Command::MigrateStore { from, to } => admin::migrate_store::run(config, from, to).await,
         }
     });
     // Whatever still runs has had its time.

@@ -18,6 +18,7 @@ use crate::ops;
 use crate::ops::signing_keys::RingFault;
 use crate::store::cassandra::{self, CassandraStore};
 use crate::store::embedded::{self, EmbeddedStore, Options};
+use crate::store::transfer::Transfer;
 use crate::store::{RootRoles, Store, StoreError};
 
 /// The pause before a cluster that cannot be reached is tried again.
@@ -58,9 +59,15 @@ pub async fn open(config: Config, missing_kek: IfMissing, deadline: Instant) -> 
     let store: Arc<dyn Store> = match store {
         StoreKind::Embedded => {
             check_store_is_there(&kek, &data_dir)?;
-            open_embedded(&data_dir, root_roles)?
+            let store = open_embedded(&data_dir, root_roles)?;
+            check_complete(&*store).await?;
+            store
         }
-        StoreKind::Cassandra => open_cassandra(&cassandra, root_roles, deadline).await?,
+        StoreKind::Cassandra => {
+            let store = open_cassandra(&cassandra, root_roles, deadline).await?;
+            check_complete(&*store).await?;
+            store
+        }
     };
     let entropy = Entropy::system();
     let sealed = store.key_ring().await.map_err(store_exit)?.is_some();
@@ -128,9 +135,21 @@ pub(crate) fn cassandra_exit(error: &cassandra::OpenError) -> Exit {
     Exit::new(cause, error.to_string())
 }
 
+/// A store that is being filled from another one is not served: whoever is not there yet would seem to be gone.
+async fn check_complete(store: &dyn Transfer) -> Result<(), Exit> {
+    match store.mark().await.map_err(store_exit)? {
+        Some(mark) if !mark.done => {
+            let reason = "the store is half filled: `iam-svc migrate-store` was begun into it and is not done; run \
+                          that again as it was, and it goes on, or serve on the store that it moves from";
+            Err(Exit::new(Cause::UnusableStore, reason))
+        }
+        Some(_) | None => Ok(()),
+    }
+}
+
 /// A first start makes the store before the key. So a key without a store is what is left of a deployment, and in
 /// mode `bootstrap` a new store in its place would make an admin of whoever asks first.
-fn check_store_is_there(kek: &KekSource, data_dir: &Path) -> Result<(), Exit> {
+pub(crate) fn check_store_is_there(kek: &KekSource, data_dir: &Path) -> Result<(), Exit> {
     let store = data_dir.join(embedded::FILE);
     match kek.made_before(data_dir) {
         Some(key) if !store.exists() => {
@@ -147,12 +166,13 @@ fn check_store_is_there(kek: &KekSource, data_dir: &Path) -> Result<(), Exit> {
 
 /// Whether the key-encryption key opens the keys that are there.
 async fn check_keys(ctx: &Ctx) -> Result<(), Exit> {
-    match ops::signing_keys::check_ring(ctx).await {
-        Ok(()) => Ok(()),
-        Err(RingFault::WrongKek(reason)) => {
-            Err(Exit::new(Cause::Configuration, format!("--kek-file: {reason}")))
-        }
-        Err(RingFault::Store(error)) => Err(store_exit(error)),
+    ops::signing_keys::check_ring(ctx).await.map_err(ring_exit)
+}
+
+pub(crate) fn ring_exit(fault: RingFault) -> Exit {
+    match fault {
+        RingFault::WrongKek(reason) => Exit::new(Cause::Configuration, format!("--kek-file: {reason}")),
+        RingFault::Store(error) => store_exit(error),
     }
 }
 

@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests, outside of the functions marked as such")]
 
+use std::path::Path;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -14,6 +15,7 @@ use tempfile::TempDir;
 mod cassandra;
 mod crash_points;
 mod embedded;
+mod migration;
 
 mod suite_on_embedded {
     iam_tests::store_suite!(super::Embedded);
@@ -52,5 +54,9 @@ impl Deployment for EmbeddedDeployment {
 }
 
 fn open(dir: &TempDir) -> Arc<EmbeddedStore> {
-    Arc::new(EmbeddedStore::open(dir.path(), Options::new(sample::root_roles())).unwrap())
+    open_at(dir.path())
+}
+
+fn open_at(dir: &Path) -> Arc<EmbeddedStore> {
+    Arc::new(EmbeddedStore::open(dir, Options::new(sample::root_roles())).unwrap())
 }

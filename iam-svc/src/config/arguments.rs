@@ -5,6 +5,7 @@ use std::ffi::OsString;
 
 use clap::{Arg, ArgAction, ArgMatches};
 
+use super::StoreKind;
 use crate::domain::users::Username;
 
 /// What the program was asked to do.
@@ -12,7 +13,14 @@ use crate::domain::users::Username;
 pub enum Command {
     Serve,
     Check,
-    RecoverAdmin { username: Username },
+    RecoverAdmin {
+        username: Username,
+    },
+    /// Between two different kinds.
+    MigrateStore {
+        from: StoreKind,
+        to: StoreKind,
+    },
 }
 
 /// The arguments, split but not yet checked against each other.
@@ -204,6 +212,15 @@ impl Arguments {
                 })?;
                 (Command::RecoverAdmin { username }, inner)
             }
+            Some(("migrate-store", inner)) => {
+                let kind = |name| inner.get_one::<StoreKind>(name).copied().unwrap_or(StoreKind::Embedded);
+                let (from, to) = (kind("from"), kind("to"));
+                if from == to {
+                    let rule = "--to: must be another kind than --from\n";
+                    return Err(clap::Error::raw(clap::error::ErrorKind::ValueValidation, rule));
+                }
+                (Command::MigrateStore { from, to }, inner)
+            }
             _ => (Command::Serve, &matches),
         };
         let given = |from: &ArgMatches, name: &str| from.get_one::<String>(name).cloned();
@@ -234,6 +251,10 @@ impl Arguments {
         });
         let username =
             Arg::new("username").long("username").value_name("NAME").help("The admin [default: admin]");
+        let side = |name: &'static str, help: &'static str| {
+            let kind = |text: &str| text.parse::<StoreKind>();
+            Arg::new(name).long(name).value_name("KIND").required(true).value_parser(kind).help(help)
+        };
         clap::Command::new("iam-svc")
             .version(env!("CARGO_PKG_VERSION"))
             .about("Identity and access service on NATS")
@@ -252,6 +273,15 @@ impl Arguments {
                 clap::Command::new("recover-admin")
                     .about("Make or enable an admin offline, and print a temporary password")
                     .arg(username),
+            )
+            .subcommand(
+                clap::Command::new("migrate-store")
+                    .about(
+                        "Copy everything from one kind of store into the other, which is empty, and compare both; \
+                         nothing may serve on either. Run again, it goes on where it was",
+                    )
+                    .arg(side("from", "Where the records are: embedded or cassandra"))
+                    .arg(side("to", "Where they are to be: embedded or cassandra")),
             )
     }
 }

@@ -83,6 +83,38 @@ impl KekSource {
     }
 }
 
+/// Whether a data directory has this key already.
+///
+/// # Errors
+/// `Wrong` when another one is there, or one that cannot be read or trusted.
+pub fn is_placed(kek: &Kek, data_dir: &Path) -> Result<bool, KekFault> {
+    let path = data_dir.join(FILE);
+    if !path.exists() {
+        return Ok(false);
+    }
+    let there = KekSource::DataDir.load(data_dir, IfMissing::Refuse, &Entropy::system())?;
+    if there.to_base64().same_as(&kek.to_base64()) {
+        Ok(true)
+    } else {
+        Err(KekFault::Wrong(format!("{} is another key: move it away", path.display())))
+    }
+}
+
+/// Puts a key into a data directory that has none, so that it need not be given there; `true` when it was put there
+/// now. One that is there already is never written over.
+///
+/// # Errors
+/// As [`is_placed`]; `NotMade`.
+pub fn place(kek: &Kek, data_dir: &Path) -> Result<bool, KekFault> {
+    if is_placed(kek, data_dir)? {
+        return Ok(false);
+    }
+    let path = data_dir.join(FILE);
+    let made = write_key(&path, &kek.to_base64());
+    made.map_err(|e| KekFault::NotMade { path, cause: e.to_string() })?;
+    Ok(true)
+}
+
 /// Writes a key so that it is there whole or not at all, also after a power cut: what is sealed under it would
 /// be lost without it.
 fn write_key(path: &Path, key: &Secret) -> io::Result<()> {
@@ -105,6 +137,19 @@ mod tests {
     use std::os::unix::fs::{MetadataExt, PermissionsExt};
 
     use super::*;
+
+    #[test]
+    fn key_encryption_key_is_placed_where_there_is_none_and_never_over_another() {
+        let dir = tempfile::tempdir().unwrap();
+        let (kek, other) = (Kek::generate(&Entropy::seeded(1)), Kek::generate(&Entropy::seeded(2)));
+        assert_eq!(place(&kek, dir.path()), Ok(true));
+        assert_eq!(place(&kek, dir.path()), Ok(false));
+        assert!(matches!(place(&other, dir.path()), Err(KekFault::Wrong(_))));
+        let path = dir.path().join("kek");
+        assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o600);
+        let there = KekSource::DataDir.load(dir.path(), IfMissing::Refuse, &Entropy::seeded(3)).unwrap();
+        assert!(there.to_base64().same_as(&kek.to_base64()));
+    }
 
     #[test]
     fn key_encryption_key_is_made_once_and_never_beside_sealed_keys() {

@@ -5,7 +5,8 @@ use iam_schema::changes::ChangeKind;
 use iam_schema::decisions::capability;
 
 use super::{Call, Done, GONE};
-use crate::crypto::{seal, tokens};
+use crate::crypto::seal::{self, Kek};
+use crate::crypto::tokens;
 use crate::ctx::Ctx;
 use crate::domain::key_ring::{KeyRing, KeyState, MAX_KEYS, RingError};
 use crate::error::{Noun, OpError};
@@ -112,9 +113,17 @@ pub enum RingFault {
 /// As [`RingFault`] has them.
 pub async fn check_ring(ctx: &Ctx) -> Result<(), RingFault> {
     let Some(ring) = ctx.store.key_ring().await.map_err(RingFault::Store)? else { return Ok(()) };
+    check_kek(&ctx.kek, &ring)
+}
+
+/// Whether the keys of a ring that sign, or are about to, open with a key-encryption key.
+///
+/// # Errors
+/// `WrongKek`.
+pub fn check_kek(kek: &Kek, ring: &KeyRing) -> Result<(), RingFault> {
     let signs = |state| matches!(state, KeyState::Active | KeyState::Next);
     for key in ring.keys.iter().filter(|key| signs(key.state)) {
-        tokens::Signer::open(&ctx.kek, key).map_err(|_| {
+        tokens::Signer::open(kek, key).map_err(|_| {
             RingFault::WrongKek(format!("signing key {} does not open with this key-encryption key", key.kid))
         })?;
     }

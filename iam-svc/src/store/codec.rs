@@ -23,6 +23,7 @@ use crate::domain::passwords::PasswordHash;
 use crate::domain::users::User;
 use crate::domain::workspaces::Workspace;
 use crate::store::StoreError;
+use crate::store::transfer::{Mark, Origin};
 
 /// Bytes of the checksum before each body.
 const SEAL: usize = 8;
@@ -479,6 +480,33 @@ pub(in crate::store) fn read_housekeeping(bytes: &[u8]) -> Result<HousekeepingRo
     At { table: "singletons", key: HOUSEKEEPING.as_bytes() }.read(bytes)
 }
 
+/// Where the target of a move says so, among the singletons.
+pub(in crate::store) const MIGRATION: &str = "migration";
+
+/// Which deployment is moved here, and whether all of it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct MigrationRow {
+    admin: Uuid,
+    seeded_ms: i64,
+    done: bool,
+}
+
+/// The row of a target's mark.
+pub(in crate::store) fn write_mark(mark: Mark) -> Result<Vec<u8>, StoreError> {
+    let Mark { origin: Origin { admin, seeded }, done } = mark;
+    let row = MigrationRow { admin: admin.as_uuid(), seeded_ms: seeded.as_millis(), done };
+    At { table: "singletons", key: MIGRATION.as_bytes() }.write(&row)
+}
+
+/// The mark of a target in its row.
+pub(in crate::store) fn read_mark(bytes: &[u8]) -> Result<Mark, StoreError> {
+    let at = At { table: "singletons", key: MIGRATION.as_bytes() };
+    let row: MigrationRow = at.read(bytes)?;
+    let origin = Origin { admin: UserId::from_uuid(row.admin), seeded: at.time("seeded", row.seeded_ms)? };
+    Ok(Mark { origin, done: row.done })
+}
+
 /// Where the schema number is among the singletons.
 pub(in crate::store) const SCHEMA: &str = "schema";
 
@@ -525,6 +553,8 @@ pub fn reread(table: &str, key: &[u8], row: &[u8]) -> Result<Vec<u8>, StoreError
             Ok(BOOTSTRAP) => write_bootstrap(read_bootstrap(row)?),
             Ok(SEEDING) => write_seeding(&read_seeding(row)?),
             Ok(GUARD) => write_guard(&read_guard(row)?),
+            Ok(HOUSEKEEPING) => write_housekeeping(&read_housekeeping(row)?),
+            Ok(MIGRATION) => write_mark(read_mark(row)?),
             Ok(SCHEMA) => write_schema(read_schema(row)?),
             _ => Err(unknown("singletons")),
         },

@@ -13,6 +13,8 @@ mod error;
 pub mod cassandra;
 pub mod embedded;
 
+pub mod transfer;
+
 use std::collections::BTreeSet;
 use std::sync::Arc;
 

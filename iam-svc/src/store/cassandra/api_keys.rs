@@ -263,6 +263,21 @@ pub(super) async fn put(cluster: &Cluster, key: &ApiKey) -> Result<(), StoreErro
     cluster.write(&cluster.statements.insert_key, values).await
 }
 
+/// Claims and confirms a name in one stroke, where nobody else can be after it. One that is taken stays as it is.
+pub(super) async fn name(cluster: &Cluster, key: &ApiKey) -> Result<Decided, StoreError> {
+    let (user, name, op) = (key.user.as_uuid(), key.name.as_str(), fresh_op());
+    let trace =
+        Trace { read: &cluster.statements.key_name_trace, key: (user, name), op, expected: Expected::Absent };
+    let values = (user, name, key.id.as_uuid(), key.hash.0.as_slice(), op, key.created.as_millis());
+    cluster.conditional(&cluster.statements.name_key, values, trace).await
+}
+
+/// Writes when a key was last used, so that it is not lost.
+pub(super) async fn keep_use(cluster: &Cluster, key: &ApiKey, at: Timestamp) -> Result<(), StoreError> {
+    let values = (key.user.as_uuid(), key.id.as_uuid(), at.as_millis(), micros(at));
+    cluster.write(&cluster.statements.keep_key_use, values).await
+}
+
 /// Confirms a claim: the commit point.
 pub(super) async fn confirm(cluster: &Cluster, key: &ApiKey, claimed: Uuid) -> Result<Decided, StoreError> {
     let (user, name, op) = (key.user.as_uuid(), key.name.as_str(), fresh_op());

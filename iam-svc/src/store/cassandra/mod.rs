@@ -4,6 +4,7 @@
 //! - [`conditional`]: conditional statements and what became of them
 //! - [`guard`]: of the root admins one is always left; [`housekeeping`]: what is left over
 //! - [`users`], [`workspaces`], [`api_keys`], [`singletons`], [`bootstrap`]: the changes, step by step
+//! - [`transfer`]: a deployment moved in and out
 //!
 //! There is no transaction across rows. Each change has one row whose write is its commit point, and an order of
 //! steps in which whatever a crash leaves before that point is overtaken by the next caller, and whatever it leaves
@@ -22,6 +23,8 @@ mod bootstrap;
 mod singletons;
 mod users;
 mod workspaces;
+
+mod transfer;
 
 use std::fmt::Display;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -123,7 +126,7 @@ impl CassandraStore {
             if !setting.create_keyspace {
                 return Err(OpenError::NoKeyspace(setting.keyspace.clone()));
             }
-            schema::create_keyspace(&session, setting).await?;
+            schema::create_keyspace(&session, setting, &home).await?;
         }
         session.use_keyspace(&setting.keyspace, false).await.map_err(session::unavailable)?;
         schema::migrate(&session, setting, &home).await?;

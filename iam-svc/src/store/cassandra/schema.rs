@@ -81,11 +81,15 @@ const SCHEMA_TABLE: &str = "CREATE TABLE IF NOT EXISTS schema_state (
     id text PRIMARY KEY, version bigint, datacenter text, migrating uuid)";
 
 /// Makes the keyspace if it is to be made.
-pub(super) async fn create_keyspace(session: &Session, setting: &Setting) -> Result<(), StoreError> {
+pub(super) async fn create_keyspace(
+    session: &Session,
+    setting: &Setting,
+    home: &str,
+) -> Result<(), StoreError> {
     let statement = format!(
         "CREATE KEYSPACE IF NOT EXISTS {} WITH replication = {} AND durable_writes = true",
         setting.keyspace,
-        setting.replication.cql()
+        setting.replication.cql(home)
     );
     change(session, &statement).await
 }

@@ -81,7 +81,7 @@ impl Reach {
 /// On how many nodes each row lies.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Replication {
-    /// So many, wherever.
+    /// So many, in the home data centre.
     Simple(u8),
     /// So many in each data centre.
     Datacenters(BTreeMap<String, u8>),
@@ -111,11 +111,12 @@ impl FromStr for Replication {
 }
 
 impl Replication {
-    /// As `CREATE KEYSPACE` takes it.
-    pub(super) fn cql(&self) -> String {
+    /// As `CREATE KEYSPACE` takes it; a plain number is for the data centre that is home.
+    pub(super) fn cql(&self, home: &str) -> String {
         match self {
             Replication::Simple(factor) => {
-                format!("{{'class': 'SimpleStrategy', 'replication_factor': {factor}}}")
+                let home = home.replace('\'', "''");
+                format!("{{'class': 'NetworkTopologyStrategy', '{home}': {factor}}}")
             }
             Replication::Datacenters(factors) => {
                 let each = factors.iter().map(|(name, factor)| format!(", '{name}': {factor}"));

@@ -43,19 +43,30 @@ pub(super) async fn put(
     from: Option<u64>,
     body: &[u8],
 ) -> Result<Decided, StoreError> {
+    let Some(from) = from else { return insert(cluster, id, 1, body).await };
     let op = fresh_op();
-    let trace = |expected| Trace { read: &cluster.statements.singleton_trace, key: (id,), op, expected };
-    match from {
-        None => {
-            let statement = &cluster.statements.insert_singleton;
-            cluster.conditional(statement, (id, number(1_u64), op, body), trace(Expected::Absent)).await
-        }
-        Some(from) => {
-            let statement = &cluster.statements.replace_singleton;
-            let values = (number(from + 1), op, body, id, number(from));
-            cluster.conditional(statement, values, trace(Expected::Version(from))).await
-        }
-    }
+    let trace = Trace {
+        read: &cluster.statements.singleton_trace,
+        key: (id,),
+        op,
+        expected: Expected::Version(from),
+    };
+    let values = (number(from + 1), op, body, id, number(from));
+    cluster.conditional(&cluster.statements.replace_singleton, values, trace).await
+}
+
+/// Writes a row where there is none.
+pub(super) async fn insert(
+    cluster: &Cluster,
+    id: &'static str,
+    version: u64,
+    body: &[u8],
+) -> Result<Decided, StoreError> {
+    let op = fresh_op();
+    let trace =
+        Trace { read: &cluster.statements.singleton_trace, key: (id,), op, expected: Expected::Absent };
+    let values = (id, number(version), op, body);
+    cluster.conditional(&cluster.statements.insert_singleton, values, trace).await
 }
 
 pub(super) async fn ring(cluster: &Cluster) -> Result<Option<KeyRing>, StoreError> {

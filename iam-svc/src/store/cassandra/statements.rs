@@ -94,11 +94,16 @@ statements! {
         VALUES (?, ?, ?, ?, ?, false, ?) IF NOT EXISTS";
     take_key_name: Conditional "UPDATE api_key_names SET key_id = ?, hash = ?, op = ?, live = false, created_ms = ?
         WHERE user_id = ? AND name = ? IF op = ?";
+    name_key: Conditional "INSERT INTO api_key_names (user_id, name, key_id, hash, op, live, created_ms)
+        VALUES (?, ?, ?, ?, ?, true, ?) IF NOT EXISTS";
     confirm_key_name: Conditional "UPDATE api_key_names SET op = ?, live = true WHERE user_id = ? AND name = ?
         IF op = ?";
     free_key_name: Conditional "DELETE FROM api_key_names WHERE user_id = ? AND name = ? IF op = ?";
     key_uses: Read "SELECT key_id, last_used_ms FROM api_key_use WHERE user_id = ?";
     note_key_use: Note "INSERT INTO api_key_use (user_id, key_id, last_used_ms) VALUES (?, ?, ?)
+        USING TIMESTAMP ?";
+
+    keep_key_use: Plain "INSERT INTO api_key_use (user_id, key_id, last_used_ms) VALUES (?, ?, ?)
         USING TIMESTAMP ?";
 
     singleton: Read "SELECT version, body FROM singletons WHERE id = ?";

@@ -95,6 +95,11 @@ pub(super) fn insert(tx: &Tx<'_>, key: &ApiKey) -> Result<InsertApiKey, Fault> {
     if let Some(dead) = holder {
         remove(tx, &dead)?;
     }
+    put(tx, key)?;
+    Ok(InsertApiKey::Inserted)
+}
+
+fn put(tx: &Tx<'_>, key: &ApiKey) -> Result<(), Fault> {
     let (id, user) = (key.id.as_uuid(), key.user.as_uuid());
     let (id, user) = (id.as_bytes(), user.as_bytes());
     let row = codec::write_api_key(key)?;
@@ -102,7 +107,19 @@ pub(super) fn insert(tx: &Tx<'_>, key: &ApiKey) -> Result<InsertApiKey, Fault> {
     tx.open_mut(API_KEY_IDS)?.insert(id, &key.hash.0)?;
     tx.open_mut(API_KEY_NAMES)?.insert((user, key.name.as_str()), &key.hash.0)?;
     tx.open_mut(API_KEYS_BY_USER)?.insert((user, id), &key.hash.0)?;
-    Ok(InsertApiKey::Inserted)
+    Ok(())
+}
+
+/// Writes the keys of a user as they are, in the place of all that are there.
+pub(super) fn restore(tx: &Tx<'_>, user: UserId, keys: &[(ApiKey, Option<Timestamp>)]) -> Result<(), Fault> {
+    delete_all(tx, user)?;
+    for (key, used) in keys {
+        put(tx, key)?;
+        if let Some(at) = used {
+            touch(tx, &[(user, key.id, *at)])?;
+        }
+    }
+    Ok(())
 }
 
 /// The key of a user that has a name, dead or alive.

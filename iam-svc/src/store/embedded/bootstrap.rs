@@ -11,16 +11,19 @@ use super::{api_keys, key_ring, users, workspaces};
 use crate::store::codec::{self, At, BootstrapRow};
 use crate::store::{InsertApiKey, InsertUser, Seed, SeedState, Seeded};
 
+/// Whom the deployment was seeded with, and when.
+pub(super) fn done(source: &impl Source) -> Result<Option<BootstrapRow>, Fault> {
+    let table = source.open(SINGLETONS)?;
+    let row = table.get(codec::BOOTSTRAP)?;
+    Ok(row.map(|row| codec::read_bootstrap(row.value())).transpose()?)
+}
+
 /// How far the seeding is: here it is one transaction, so never under way.
 ///
 /// A store that holds users or workspaces counts as seeded, however they came in: a bootstrap must never make
 /// an admin of a deployment that is in use.
 pub(super) fn state(source: &impl Source) -> Result<SeedState, Fault> {
-    let done = {
-        let table = source.open(SINGLETONS)?;
-        let row = table.get(codec::BOOTSTRAP)?;
-        row.map(|row| codec::read_bootstrap(row.value())).transpose()?.is_some()
-    };
+    let done = done(source)?.is_some();
     let used = !source.open(USERS)?.is_empty()? || !source.open(WORKSPACES)?.is_empty()?;
     Ok(if done || used { SeedState::Done } else { SeedState::Empty })
 }
@@ -43,9 +46,15 @@ pub(super) fn seed(tx: &Tx<'_>, seed: &Seed, now: Timestamp) -> Result<Seeded, F
             .into());
     }
     key_ring::put(tx, &seed.ring)?;
-    let row = BootstrapRow { admin: admin.id.as_uuid(), done_ms: now.as_millis() };
-    tx.open_mut(SINGLETONS)?.insert(codec::BOOTSTRAP, codec::write_bootstrap(row)?.as_slice())?;
-    Ok(Seeded::Seeded(UserId::from_uuid(row.admin)))
+    put(tx, admin.id, now)?;
+    Ok(Seeded::Seeded(admin.id))
+}
+
+/// Writes down that the deployment was seeded.
+pub(super) fn put(tx: &Tx<'_>, admin: UserId, seeded: Timestamp) -> Result<(), Fault> {
+    let row = codec::write_bootstrap(BootstrapRow { admin: admin.as_uuid(), done_ms: seeded.as_millis() })?;
+    tx.open_mut(SINGLETONS)?.insert(codec::BOOTSTRAP, row.as_slice())?;
+    Ok(())
 }
 
 /// The migrations in order; the number of the last one is the schema that this version writes.

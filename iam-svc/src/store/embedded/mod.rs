@@ -3,7 +3,7 @@
 //! Code map, from the top: this file opens the directory and joins the nouns to the trait; `users`,
 //! `workspaces`, `api_keys`, `key_ring` and `bootstrap` hold the rules of each change as functions over a
 //! transaction; `tables` and `codec` say what is stored; `writer` is the one thread that commits; `backend` is
-//! the file below redb.
+//! the file below redb; `transfer` moves a deployment in and out.
 //!
 //! Reads run on the calling task: a point read costs a few microseconds, a page of a list a few milliseconds.
 //! Every change is one transaction, so there is nothing to sweep up: a crash leaves all of it or nothing.
@@ -22,6 +22,8 @@ mod workspaces;
 
 mod backend;
 mod writer;
+
+mod transfer;
 
 use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io;

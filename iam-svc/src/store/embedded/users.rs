@@ -86,12 +86,26 @@ pub(super) fn insert(tx: &Tx<'_>, user: &User) -> Result<InsertUser, Fault> {
             .corrupt("not written: the id exists already")
             .into());
     }
-    let id = user.id.as_uuid();
-    tx.open_mut(NAMES)?.insert(user.username.key().as_str(), id.as_bytes())?;
-    tx.open_mut(USERS_BY_WORKSPACE)?.insert((user.workspace.as_str(), id.as_bytes()), ())?;
-    index_roles(tx, user)?;
+    index(tx, user)?;
     put(tx, user)?;
     Ok(InsertUser::Inserted)
+}
+
+/// Writes a user as it is, over whatever is there of that id.
+pub(super) fn restore(tx: &Tx<'_>, user: &User) -> Result<(), Fault> {
+    let key = user.id.as_uuid();
+    let name = user.username.key();
+    let holder = tx.open(NAMES)?.get(name.as_str())?.map(|holder| *holder.value());
+    if holder.is_some_and(|holder| holder != *key.as_bytes()) {
+        return Err(At { table: "names", key: name.as_str().as_bytes() }
+            .corrupt("not written: another user has the name")
+            .into());
+    }
+    if let Some(stored) = by_id(tx, user.id)? {
+        unindex(tx, &stored)?;
+    }
+    index(tx, user)?;
+    put(tx, user)
 }
 
 pub(super) fn update(
@@ -140,18 +154,31 @@ pub(super) fn delete(tx: &Tx<'_>, root_roles: &RootRoles, user: &User) -> Result
     if demotes && !any_root_admin(tx, root_roles, |other| other.id != stored.id)? {
         return Ok(DeleteUser::LastRootAdmin);
     }
-    let id = stored.id.as_uuid();
     api_keys::delete_all(tx, stored.id)?;
-    unindex_roles(tx, &stored)?;
-    tx.open_mut(NAMES)?.remove(stored.username.key().as_str())?;
-    tx.open_mut(USERS_BY_WORKSPACE)?.remove((stored.workspace.as_str(), id.as_bytes()))?;
-    tx.open_mut(USERS)?.remove(id.as_bytes())?;
+    unindex(tx, &stored)?;
+    tx.open_mut(USERS)?.remove(stored.id.as_uuid().as_bytes())?;
     Ok(DeleteUser::Deleted)
 }
 
 fn put(tx: &Tx<'_>, user: &User) -> Result<(), Fault> {
     let row = codec::write_user(user)?;
     tx.open_mut(USERS)?.insert(user.id.as_uuid().as_bytes(), row.as_slice())?;
+    Ok(())
+}
+
+/// The claim on the name, and the rows by which lists and the guard find a user.
+fn index(tx: &Tx<'_>, user: &User) -> Result<(), Fault> {
+    let id = user.id.as_uuid();
+    tx.open_mut(NAMES)?.insert(user.username.key().as_str(), id.as_bytes())?;
+    tx.open_mut(USERS_BY_WORKSPACE)?.insert((user.workspace.as_str(), id.as_bytes()), ())?;
+    index_roles(tx, user)
+}
+
+fn unindex(tx: &Tx<'_>, user: &User) -> Result<(), Fault> {
+    let id = user.id.as_uuid();
+    unindex_roles(tx, user)?;
+    tx.open_mut(NAMES)?.remove(user.username.key().as_str())?;
+    tx.open_mut(USERS_BY_WORKSPACE)?.remove((user.workspace.as_str(), id.as_bytes()))?;
     Ok(())
 }
 
