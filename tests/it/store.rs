@@ -4,10 +4,11 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use iam_svc::store::Store;
-use iam_svc::store::embedded::{EmbeddedStore, Options};
+use iam_svc::store::embedded::{EmbeddedStore, OpenError, Options};
 use iam_tests::sample;
 use iam_tests::store_suite::{Deployment, StoreFactory};
 use tempfile::TempDir;
@@ -57,6 +58,16 @@ fn open(dir: &TempDir) -> Arc<EmbeddedStore> {
     open_at(dir.path())
 }
 
+/// Opens the store. A process that another test starts has the lock for a moment too, between its fork and its exec.
 fn open_at(dir: &Path) -> Arc<EmbeddedStore> {
-    Arc::new(EmbeddedStore::open(dir, Options::new(sample::root_roles())).unwrap())
+    let open = || EmbeddedStore::open(dir, Options::new(sample::root_roles()));
+    let mut opened = open();
+    for _ in 0..100 {
+        if !matches!(opened, Err(OpenError::Held { .. })) {
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(20));
+        opened = open();
+    }
+    Arc::new(opened.unwrap())
 }

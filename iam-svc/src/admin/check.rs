@@ -44,7 +44,7 @@ async fn store(config: Config) -> Result<(), Exit> {
             if CassandraStore::look(&config.cassandra).await.map_err(|error| cassandra_exit(&error))?
                 == Standing::Behind => {}
         StoreKind::Embedded | StoreKind::Cassandra => {
-            open(config, IfMissing::Refuse, deadline).await?;
+            open(config, IfMissing::DoWithout, deadline).await?;
         }
     }
     Ok(())

@@ -1,6 +1,7 @@
 //! The suite on a real cluster, and what only this backend can get wrong.
 
 mod cuts;
+mod leftovers;
 
 use std::sync::Arc;
 

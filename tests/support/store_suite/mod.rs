@@ -120,15 +120,15 @@ fn later(ms: i64) -> Timestamp {
     Timestamp::from_millis(sample::NOW.as_millis() + ms)
 }
 
-async fn add_workspace(store: &dyn Store, workspace: &Workspace) {
+pub async fn add_workspace(store: &dyn Store, workspace: &Workspace) {
     assert_eq!(store.insert_workspace(workspace).await.unwrap(), InsertWorkspace::Inserted);
 }
 
-async fn add_user(store: &dyn Store, user: &User) {
+pub async fn add_user(store: &dyn Store, user: &User) {
     assert_eq!(store.insert_user(user).await.unwrap(), InsertUser::Inserted);
 }
 
-async fn add_key(store: &dyn Store, key: &ApiKey) {
+pub async fn add_key(store: &dyn Store, key: &ApiKey) {
     assert_eq!(store.insert_api_key(key).await.unwrap(), InsertApiKey::Inserted);
 }
 
