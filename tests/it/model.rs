@@ -1,7 +1,9 @@
 //! Random sequences of operations, held against a model of the protocol.
 
 use iam_schema::OperationName;
+use iam_tests::cassandra;
 use iam_tests::model::campaign::{Campaign, Tally};
+use iam_tests::model::ground::Backend;
 
 /// Outcomes that are worth nothing unless they come up: each operation's success and its telling refusals.
 const MUST_COME_UP: &[(OperationName, &[&str])] = &[
@@ -45,7 +47,19 @@ const ENOUGH: usize = 400;
 
 #[test]
 fn service_answers_as_the_model_of_the_protocol() {
-    let campaign = Campaign::from_environment(ENOUGH, 48);
+    let tally = play(Campaign::from_environment(Backend::Embedded, ENOUGH, 48));
+    if tally.sequences >= ENOUGH {
+        everything_came_up(&tally);
+    }
+}
+
+#[test]
+fn service_answers_as_the_model_of_the_protocol_on_cassandra() {
+    let Some(hosts) = cassandra::hosts() else { return };
+    play(Campaign::from_environment(Backend::Cassandra(hosts), 24, 48));
+}
+
+fn play(campaign: Campaign) -> Tally {
     println!("seed {}, {} sequences", campaign.seed, campaign.sequences);
     let (tally, found) = campaign.run();
     println!("{}", tally.table());
@@ -58,9 +72,7 @@ fn service_answers_as_the_model_of_the_protocol() {
             found.report
         );
     }
-    if tally.sequences >= ENOUGH {
-        everything_came_up(&tally);
-    }
+    tally
 }
 
 fn everything_came_up(tally: &Tally) {

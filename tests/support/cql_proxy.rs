@@ -1,4 +1,4 @@
-//! A line to Cassandra that breaks at a chosen write.
+//! A line to Cassandra that breaks at a chosen write, or asks the server to trace what passes.
 //!
 //! It reads the frames of the native protocol (version 4: CQL BINARY PROTOCOL v4, sections 2 and 4) as far as it must
 //! to know which prepared statement a frame runs, and counts those that write.
@@ -12,11 +12,14 @@ use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
+use uuid::Uuid;
 
 const HEADER: usize = 9;
 const RESULT: u8 = 0x08;
 const PREPARE: u8 = 0x09;
 const EXECUTE: u8 = 0x0A;
+/// Asks for a trace, and says that the answer's body begins with the id of one.
+const TRACING: u8 = 0x02;
 /// The kind of a result that answers a PREPARE.
 const PREPARED: i32 = 4;
 
@@ -52,6 +55,8 @@ struct State {
     writes: Vec<String>,
     cut: Option<(usize, Point, Then)>,
     dead: bool,
+    /// Traces that the server made, where it is asked to.
+    traces: Option<Vec<Uuid>>,
 }
 
 /// The line. Dropping it closes all that passes over it.
@@ -107,6 +112,16 @@ impl CqlProxy {
         let mut state = lock(&self.state);
         state.cut = None;
         std::mem::take(&mut state.writes)
+    }
+
+    /// Asks the server to trace every statement from here on.
+    pub fn trace(&self) {
+        lock(&self.state).traces = Some(Vec::new());
+    }
+
+    /// The traces of the statements that were answered since; none is asked for any more.
+    pub fn traced(&self) -> Vec<Uuid> {
+        lock(&self.state).traces.take().unwrap_or_default()
     }
 }
 
@@ -164,7 +179,10 @@ async fn requests(
     line: &Mutex<Line>,
     broken: &watch::Sender<bool>,
 ) {
-    while let Some(frame) = frame(&mut from).await {
+    while let Some(mut frame) = frame(&mut from).await {
+        if frame[4] == EXECUTE && lock(state).traces.is_some() {
+            frame[1] |= TRACING;
+        }
         let (opcode, body) = (frame[4], &frame[HEADER..]);
         let mut verdict = None;
         if opcode == PREPARE {
@@ -216,6 +234,10 @@ async fn answers(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, state: &Mutex<
         };
         if kept_back {
             return;
+        }
+        if let (true, Some(id)) = (frame[1] & TRACING != 0, body.get(..16)) {
+            let id = Uuid::from_slice(id).expect("16 bytes");
+            lock(state).traces.get_or_insert_default().push(id);
         }
         let kind = body.get(..4).and_then(|kind| kind.try_into().ok()).map(i32::from_be_bytes);
         if let (RESULT, Some(PREPARED), Some(text)) = (opcode, kind, prepared) {

@@ -2,6 +2,7 @@
 
 mod cuts;
 mod leftovers;
+mod traced;
 
 use std::sync::Arc;
 

@@ -10,12 +10,14 @@ use iam_schema::OperationName;
 use proptest::strategy::{Strategy, ValueTree};
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 
+use super::ground::Backend;
 use super::run::{Failure, Played, play};
 use super::steps::{Sequence, sequences};
 
 /// How much is tried.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Campaign {
+    pub backend: Backend,
     /// The n-th sequence is made of this and n alone.
     pub seed: u64,
     pub first: usize,
@@ -50,11 +52,12 @@ pub struct Found {
 impl Campaign {
     /// As the environment says: `IAM_TEST_MODEL_SEQUENCES`, `IAM_TEST_MODEL_STEPS`, `IAM_TEST_MODEL_SEED`,
     /// `IAM_TEST_MODEL_FIRST` to begin with another than the first, and `IAM_TEST_MODEL_SHRINK_S`.
-    pub fn from_environment(sequences: usize, longest: usize) -> Self {
+    pub fn from_environment(backend: Backend, sequences: usize, longest: usize) -> Self {
         let number = |name: &str| std::env::var(name).ok().map(|text| text.parse::<u64>().expect("a number"));
         let size =
             |name: &str, default| number(name).map_or(default, |n| usize::try_from(n).expect("a size"));
         Self {
+            backend,
             seed: number("IAM_TEST_MODEL_SEED").unwrap_or(1),
             first: size("IAM_TEST_MODEL_FIRST", 0),
             sequences: size("IAM_TEST_MODEL_SEQUENCES", sequences),
@@ -88,7 +91,7 @@ impl Campaign {
                         let sequence = self.first + index;
                         let made =
                             strategy.new_tree(&mut self.runner(sequence)).expect("a sequence").current();
-                        let played = runtime.block_on(play(&made, false));
+                        let played = runtime.block_on(play(&made, &self.backend, false));
                         let mut tally = tally.lock().expect("no panic in between");
                         if played.failure.is_some() {
                             stop.store(true, Ordering::Relaxed);
@@ -115,7 +118,7 @@ impl Campaign {
     /// Shrinks a sequence that fails, and tells it.
     fn shrunk(&self, sequence: usize) -> String {
         let runtime = runtime();
-        let fails = |made: &Sequence| runtime.block_on(play(made, false)).failure;
+        let fails = |made: &Sequence| runtime.block_on(play(made, &self.backend, false)).failure;
         let mut tree = sequences(self.longest).new_tree(&mut self.runner(sequence)).expect("a sequence");
         let whole = tree.current();
         let (mut least, begun, mut tried) = (whole.clone(), Instant::now(), 0);
@@ -141,7 +144,7 @@ impl Campaign {
                 None => tree.complicate(),
             };
         }
-        let told = runtime.block_on(play(&least, true));
+        let told = runtime.block_on(play(&least, &self.backend, true));
         let mut report = format!("sequence {sequence} of seed {}, shrunk by {tried} tries\n", self.seed);
         let Sequence { start, token_mode, anonymous, prompt, steps } = &least;
         let _ =

@@ -10,6 +10,7 @@
 //! - [`rules`]: what the protocol says to each request
 //! - [`expect`]: an expected answer beside the one that came
 //! - [`bus`]: change events between replicas, delayed, doubled, reordered and lost
+//! - [`ground`]: the store under the replicas, of either backend
 //! - [`steps`]: sequences, and how they are made up
 //! - [`run`]: a sequence played against the service in process
 //! - [`campaign`]: many sequences, their outcomes counted, a failing one shrunk
@@ -29,4 +30,5 @@ pub mod bus;
 pub mod steps;
 
 pub mod campaign;
+pub mod ground;
 pub mod run;

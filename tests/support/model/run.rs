@@ -2,7 +2,6 @@
 //! beside.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -13,15 +12,14 @@ use iam_svc::clock::{Clock, ManualClock};
 use iam_svc::ctx::BootstrapMode;
 use iam_svc::dispatch::{Answer, Answered, Headers, Incoming};
 use iam_svc::domain::policy::Policy;
-use iam_svc::store::embedded::{EmbeddedStore, FILE, Options};
 use serde_json::Value;
-use tempfile::TempDir;
 
 use super::ask::{
     Ask, Call, Credential, Expiry, Floors, Held, Name, Page, Password, Place, Profile, Target, Whom,
 };
 use super::bus::{Known, SimulatedBus};
 use super::expect::{Expect, Told};
+use super::ground::{Backend, Ground};
 use super::policy;
 use super::state::{Rec, State, View};
 use super::steps::{Sequence, Start, Step};
@@ -69,11 +67,11 @@ struct Knowledge {
 
 struct Play<'s> {
     sequence: &'s Sequence,
-    dir: Option<TempDir>,
-    store: Option<Arc<EmbeddedStore>>,
     policy: Arc<Policy>,
     clock: Arc<ManualClock>,
     worlds: Vec<World>,
+    /// Given back after the replicas that use it.
+    ground: Ground,
     /// Each start has a seed of its own.
     starts: u64,
     bus: SimulatedBus,
@@ -87,8 +85,8 @@ struct Play<'s> {
 }
 
 /// Plays a sequence; with `tell`, takes down what happened.
-pub async fn play(sequence: &Sequence, tell: bool) -> Played {
-    let mut play = Play::new(sequence, tell);
+pub async fn play(sequence: &Sequence, backend: &Backend, tell: bool) -> Played {
+    let mut play = Play::new(sequence, backend, tell).await;
     let mut at = 0;
     let result = async {
         play.start().await?;
@@ -105,22 +103,15 @@ pub async fn play(sequence: &Sequence, tell: bool) -> Played {
     played
 }
 
-/// A place for data directories: in memory where there is one, since it is not the disk that is tried here.
-fn directory() -> TempDir {
-    let memory = Path::new("/dev/shm");
-    let made = if memory.is_dir() { TempDir::new_in(memory) } else { TempDir::new() };
-    made.or_else(|_| TempDir::new()).expect("a directory")
-}
-
 impl<'s> Play<'s> {
-    fn new(sequence: &'s Sequence, tell: bool) -> Self {
+    async fn new(sequence: &'s Sequence, backend: &Backend, tell: bool) -> Self {
         let clock = World::new_clock();
+        let policy = Arc::new(Policy::build(&policy::source()).expect("a policy that stands"));
         let anonymous = sequence.anonymous.then_some(ANONYMOUS);
         let mut play = Self {
             sequence,
-            dir: Some(directory()),
-            store: None,
-            policy: Arc::new(Policy::build(&policy::source()).expect("a policy that stands")),
+            ground: Ground::new(backend, Arc::new(policy.root_roles())).await,
+            policy,
             clock: clock.clone(),
             worlds: Vec::new(),
             starts: 0,
@@ -132,22 +123,15 @@ impl<'s> Play<'s> {
             played: Played::default(),
             tell,
         };
-        play.open();
         for _ in 0..REPLICAS {
-            let world = play.world();
+            let world = play.world().await;
             play.worlds.push(world);
             play.knowledge.push(Knowledge::default());
         }
         play
     }
 
-    fn open(&mut self) {
-        let dir = self.dir.as_ref().expect("a directory");
-        let options = Options { page_cache: 1 << 20, ..Options::new(Arc::new(self.policy.root_roles())) };
-        self.store = Some(Arc::new(EmbeddedStore::open(dir.path(), options).expect("a store that opens")));
-    }
-
-    fn world(&mut self) -> World {
+    async fn world(&mut self) -> World {
         self.starts += 1;
         let setup = Setup {
             bootstrap: match self.sequence.token_mode {
@@ -160,8 +144,7 @@ impl<'s> Play<'s> {
             rounds: ROUNDS,
             ..Setup::default()
         };
-        let store = self.store.clone().expect("an open store");
-        World::at(store, self.policy.clone(), setup, self.clock.clone())
+        World::at(self.ground.open().await, self.policy.clone(), setup, self.clock.clone())
     }
 
     fn note(&mut self, line: impl FnOnce() -> String) {
@@ -247,7 +230,7 @@ impl<'s> Play<'s> {
                 self.note(|| format!("replica {slot} dies before it has told anybody of this:"));
                 self.one(slot, ask).await?;
                 self.learn_changed_ring(ask).await?;
-                self.die(slot);
+                self.die(slot).await;
             }
             Step::Pass(ms) => self.pass(*ms),
             Step::Gap(slot, k) => self.gap(Self::slot(*slot), *k).await?,
@@ -294,23 +277,23 @@ impl<'s> Play<'s> {
                 self.note(|| format!("replica {slot} ends and starts anew"));
                 self.write_last_used(slot).await;
                 self.bus.bye(slot);
-                self.die(slot);
+                self.die(slot).await;
                 self.deliver_promptly();
             }
             Step::Die(slot) => {
                 self.note(|| format!("replica {slot} dies and starts anew"));
-                self.die(Self::slot(*slot));
+                self.die(Self::slot(*slot)).await;
             }
             Step::RestartAll => {
                 self.note(|| "everything ends and starts anew".to_owned());
                 for slot in 0..REPLICAS {
                     self.write_last_used(slot).await;
                 }
-                self.reopen(false)?;
+                self.reopen(false).await?;
             }
             Step::CrashAll => {
                 self.note(|| "everything dies and starts anew".to_owned());
-                self.reopen(true)?;
+                self.reopen(true).await?;
             }
         }
         Ok(())
@@ -360,29 +343,21 @@ impl<'s> Play<'s> {
     }
 
     /// A replica starts anew, with nothing in memory.
-    fn die(&mut self, slot: usize) {
-        self.worlds[slot] = self.world();
+    async fn die(&mut self, slot: usize) {
+        self.worlds[slot] = self.world().await;
         self.bus.restart(slot);
         self.uses[slot].clear();
         self.failures.clear();
         self.knows(slot, [Known::Everything]);
     }
 
-    /// Everything starts anew; after a crash from a copy of the file as it was while it was in use.
-    fn reopen(&mut self, crash: bool) -> Result<(), String> {
-        if crash {
-            let old = self.dir.take().expect("a directory");
-            let new = directory();
-            let copied = std::fs::copy(old.path().join(FILE), new.path().join(FILE));
-            copied.map_err(|error| format!("copying the store: {error}"))?;
-            self.dir = Some(new);
-            self.shut();
-        } else {
-            self.shut();
-        }
-        self.open();
+    /// Everything starts anew, in order or after a crash.
+    async fn reopen(&mut self, crash: bool) -> Result<(), String> {
+        let copy = if crash { self.ground.copy()? } else { None };
+        self.worlds.clear();
+        self.ground.restart(copy);
         for slot in 0..REPLICAS {
-            let world = self.world();
+            let world = self.world().await;
             self.worlds.push(world);
             self.bus.restart(slot);
             self.uses[slot].clear();
@@ -390,11 +365,6 @@ impl<'s> Play<'s> {
         }
         self.failures.clear();
         Ok(())
-    }
-
-    fn shut(&mut self) {
-        self.worlds.clear();
-        self.store = None;
     }
 
     fn knows(&mut self, slot: usize, known: impl IntoIterator<Item = Known>) {
@@ -827,8 +797,7 @@ impl<'s> Play<'s> {
         ] {
             self.read_pages(list).await?;
         }
-        let store = self.store.as_ref().expect("an open store");
-        store.verify().map_err(|error| format!("the store: {error}"))
+        self.ground.verify()
     }
 }
 
