@@ -4,6 +4,7 @@
 //! be in force, and what was ended must never be allowed again, by any replica. An answer may be missing meanwhile.
 
 mod load;
+mod many;
 mod replicas;
 
 use std::time::{Duration, Instant};

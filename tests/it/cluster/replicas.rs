@@ -59,6 +59,11 @@ impl Replicas {
         &self.prefix
     }
 
+    /// The process of one.
+    pub fn id(&self, i: usize) -> u32 {
+        self.running[i].0.id()
+    }
+
     /// SIGKILL.
     pub fn kill(&mut self, i: usize) {
         let (child, _) = &mut self.running[i];
