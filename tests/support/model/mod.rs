@@ -7,6 +7,7 @@
 //! - [`policy`]: roles and capabilities, as tables
 //! - [`state`]: users, workspaces, keys, tokens and the ring, each with its past
 //! - [`ask`]: requests, as values that can be shrunk
+//! - [`request`]: how they become text, and go over the wire
 //! - [`rules`]: what the protocol says to each request
 //! - [`expect`]: an expected answer beside the one that came
 //! - [`bus`]: change events between replicas, delayed, doubled, reordered and lost
@@ -24,6 +25,7 @@ pub mod state;
 
 pub mod ask;
 pub mod expect;
+pub mod request;
 pub mod rules;
 
 pub mod bus;

@@ -6,9 +6,9 @@ use proptest::option::weighted;
 use proptest::prelude::*;
 
 use super::ask::{
-    Ask, CAPABILITIES, Call, Credential, Expiry, Floors, Kid, Name, Page, Password, Place, Profile, Target,
-    Whom,
+    Ask, Call, Credential, Expiry, Floors, Kid, Name, Page, Password, Place, Profile, Target, Whom,
 };
+use super::request::CAPABILITIES;
 
 /// One step of a sequence. Replicas, messages and the like are named by numbers that are taken modulo how many there
 /// are.

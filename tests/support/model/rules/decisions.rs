@@ -4,9 +4,10 @@ use iam_schema::ErrorKind;
 use serde_json::{Value, json};
 
 use super::{Answer, Caller, Identity, done, roots};
-use crate::model::ask::{Ask, Call, Held, Name, Named, Target, capability_text, target_value};
+use crate::model::ask::{Ask, Call, Held, Name, Named, Target};
 use crate::model::expect::Expect;
 use crate::model::policy;
+use crate::model::request::{capability_text, target_value};
 use crate::model::state::{State, User, View, enabled_in, holds, holds_in, written};
 
 /// For how long an allow and a deny may be remembered, in seconds.

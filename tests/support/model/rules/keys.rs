@@ -4,7 +4,8 @@ use iam_schema::ErrorKind;
 use serde_json::json;
 
 use super::{Answer, Caller, done};
-use crate::model::ask::{Ask, Expiry, Named, Page, Place, Whom, key_name};
+use crate::model::ask::{Ask, Expiry, Named, Page, Place, Whom};
+use crate::model::request::key_name;
 use crate::model::state::{Key, State};
 
 /// The most keys of a user.

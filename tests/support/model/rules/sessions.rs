@@ -4,7 +4,8 @@ use iam_schema::ErrorKind;
 use serde_json::json;
 
 use super::{Answer, Caller, done};
-use crate::model::ask::{Ask, Name, Named, Password, Place, WEAK, Whom};
+use crate::model::ask::{Ask, Name, Named, Password, Place, Whom};
+use crate::model::request::WEAK;
 use crate::model::state::{KidState, State, Token, acts_everywhere, time};
 
 /// How long a token lives, and one that is good for changing the password alone, in milliseconds.

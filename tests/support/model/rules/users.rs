@@ -7,8 +7,9 @@ use serde_json::json;
 
 use super::sessions::strong;
 use super::{Answer, Caller, done};
-use crate::model::ask::{Ask, Name, Named, Page, Password, Place, Profile, Whom, free_text, role_names};
+use crate::model::ask::{Ask, Name, Named, Page, Password, Place, Profile, Whom};
 use crate::model::policy;
+use crate::model::request::{free_text, role_names};
 use crate::model::state::{State, User};
 
 impl State {

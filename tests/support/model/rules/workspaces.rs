@@ -4,8 +4,9 @@ use iam_schema::ErrorKind;
 use serde_json::{Value, json};
 
 use super::{Answer, Caller, done};
-use crate::model::ask::{Ask, Page, Place, free_text};
+use crate::model::ask::{Ask, Page, Place};
 use crate::model::expect::{Expect, PageOf};
+use crate::model::request::free_text;
 use crate::model::state::{Key, KidState, PLACES, State, User, Workspace};
 
 impl State {
