@@ -2,6 +2,7 @@
 
 mod administration;
 mod api_keys;
+mod audit;
 mod bootstrap;
 mod common;
 mod decisions;
@@ -140,7 +141,7 @@ stories! {
     administration::nobody_gives_themselves_what_they_lack;
     administration::administrator_of_a_workspace_cannot_tell_absent_from_forbidden;
     administration::holder_of_any_root_role_counts_as_root_admin;
-    administration::audit_says_who_did_what_to_whom_on_whose_authority;
+    audit::audit_says_who_did_what_to_whom_on_whose_authority;
     workspaces::workspaces_are_administered_for_the_whole_deployment_or_not_at_all;
     api_keys::keys_of_others_need_reach_and_dominance_and_ones_own_either_capability;
     api_keys::last_use_of_a_key_is_shown_once_it_is_written;
