@@ -10,6 +10,7 @@
 //! - [`users`], [`workspaces`], [`api_keys`], [`decisions`]: inputs and records per noun
 //! - [`error`]: the closed set of error kinds
 //! - [`codec`]: bytes to records and back, MessagePack and JSON, with one strictness for both
+//! - `tokens`, a feature: what a token says and how it is verified
 //! - [`subject`]: subjects, queue group and header names
 //! - [`changes`]: change events, version floors, and how a consumer follows them
 //! - [`audit`]: audit events
@@ -33,6 +34,8 @@ pub mod error;
 pub mod subject;
 
 pub mod codec;
+#[cfg(feature = "tokens")]
+pub mod tokens;
 
 pub mod ids;
 pub mod secret;

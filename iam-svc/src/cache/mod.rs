@@ -10,6 +10,7 @@ use std::hash::{BuildHasher, Hash, RandomState};
 use std::sync::Arc;
 
 use iam_schema::changes::{Change, ChangeKind, DELETED, Followed, Highest};
+use iam_schema::tokens::Claims;
 use iam_schema::{KeyId, KeyKid, UserId, WorkspaceId};
 use quick_cache::sync::Cache as Bounded;
 
@@ -20,7 +21,6 @@ use self::sync::{PoisonError, RwLock};
 use crate::ctx::Ctx;
 use crate::domain::api_keys::{ApiKey, KeyHash};
 use crate::domain::decision::{Principal, WorkspaceState};
-use crate::domain::tokens::Claims;
 use crate::error::{AuthFailure, OpError};
 use crate::store::Read;
 

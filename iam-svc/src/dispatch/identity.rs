@@ -8,18 +8,18 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use iam_schema::changes::{ChangeKind, DELETED, Floors};
+use iam_schema::tokens::{Expect, TokenError, change_password_audience};
 use iam_schema::{KeyId, Secret, Timestamp, UserId, WorkspaceId};
 use sha2::{Digest, Sha256};
 
 use crate::cache::{Cache, Lookup, Ticket, TokenHash, VerifiedToken};
 use crate::crypto::api_keys::{self, CredentialKind};
-use crate::crypto::tokens::VerifyKeys;
+use crate::crypto::tokens::verify_keys;
 use crate::ctx::Ctx;
 use crate::domain::api_keys::{ApiKey, KeyHash};
 use crate::domain::decision::{Principal, WorkspaceState};
 use crate::domain::key_ring::KeyRing;
 use crate::domain::policy::RoleName;
-use crate::domain::tokens::{self, Expect, TokenError};
 use crate::error::{AuthFailure, OpError};
 
 /// Something that must be loaded before an answer can be given.
@@ -336,7 +336,7 @@ fn verify_token(
     text: &Secret,
     now: Timestamp,
 ) -> Result<VerifiedToken, AuthFailure> {
-    let keys = VerifyKeys::from_ring(ring, now).map_err(|error| {
+    let keys = verify_keys(ring, now).map_err(|error| {
         tracing::error!(%error, "the key ring cannot be used");
         AuthFailure::BadToken
     })?;
@@ -346,7 +346,7 @@ fn verify_token(
     let change_password_only = match check(audience) {
         Ok(()) => false,
         Err(TokenError::WrongAudience) => {
-            check(&tokens::change_password_audience(audience)).map_err(failure)?;
+            check(&change_password_audience(audience)).map_err(failure)?;
             true
         }
         Err(error) => return Err(failure(error)),

@@ -16,4 +16,3 @@ pub mod shown;
 
 pub mod passwords;
 pub mod throttle;
-pub mod tokens;

@@ -2,6 +2,7 @@
 
 use iam_schema::decisions::capability;
 use iam_schema::subject::Plane;
+use iam_schema::tokens::{CLIENT_ID, Claims, change_password_audience};
 use iam_schema::{Secret, UserId, WorkspaceId};
 
 use super::{Call, Done, Saved, TRIES, Target, Who, load, save_user, target_to_change};
@@ -10,11 +11,13 @@ use crate::crypto::tokens::Signer;
 use crate::ctx::Ctx;
 use crate::domain::passwords::{self, PasswordHash, WeakPassword};
 use crate::domain::throttle::Permit;
-use crate::domain::tokens::{self, Claims};
 use crate::domain::users::{User, Username};
 use crate::domain::workspaces::Workspace;
 use crate::error::{AuthFailure, Denial, Noun, OpError};
 use crate::store::Read;
+
+/// How long a token lives that is good for changing the password alone. Source: protocol section 5.
+const CHANGE_PASSWORD_LIFETIME_S: i64 = 600;
 
 #[derive(Debug)]
 pub struct Login {
@@ -177,7 +180,7 @@ async fn issue(ctx: &Ctx, call: &Call, user: &User, workspace: WorkspaceId) -> R
     let must_change_password = user.must_change_password;
     let settings = &ctx.settings;
     let (audience, lifetime_s) = if must_change_password {
-        (tokens::change_password_audience(&settings.audience), tokens::CHANGE_PASSWORD_LIFETIME_S)
+        (change_password_audience(&settings.audience), CHANGE_PASSWORD_LIFETIME_S)
     } else {
         (settings.audience.clone(), settings.token_lifetime_s)
     };
@@ -186,7 +189,7 @@ async fn issue(ctx: &Ctx, call: &Call, user: &User, workspace: WorkspaceId) -> R
         iss: settings.issuer.clone(),
         sub: user.id,
         aud: vec![audience],
-        client_id: tokens::CLIENT_ID.to_owned(),
+        client_id: CLIENT_ID.to_owned(),
         workspace,
         iat: issued_s,
         nbf: issued_s,

@@ -1,6 +1,7 @@
 use iam_schema::Timestamp;
+use iam_schema::tokens::{Claims, Expect, VerifyKeys};
 use iam_svc::crypto::seal::{Kek, seal, thumbprint};
-use iam_svc::crypto::tokens::{Claims, Expect, Signer, VerifyKeys, jwks_json, public_pem};
+use iam_svc::crypto::tokens::{Signer, jwks_json, public_pem, verify_keys};
 use iam_svc::domain::key_ring::{KeyRing, KeyState, RingKey};
 use iam_svc::entropy::Entropy;
 use serde::Deserialize;
@@ -135,7 +136,7 @@ fn tokens_signed_again_are_the_same_text() {
     let entropy = Entropy::seeded(1);
     let kek = Kek::generate(&entropy);
     let ring = file.ring(&kek, &entropy);
-    let keys = VerifyKeys::from_ring(&ring, file.now()).unwrap();
+    let keys = verify_keys(&ring, file.now()).unwrap();
     let rows: Vec<&Accept> = file.accept.iter().filter(|row| row.made_by == "PyJWT and jose").collect();
     for row in &rows {
         let key = ring.keys.iter().find(|key| key.kid.as_str() == row.kid).unwrap();

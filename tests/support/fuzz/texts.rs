@@ -2,11 +2,11 @@
 
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+use iam_schema::tokens::VerifyKeys;
 use iam_schema::{KeyId, KeyKid, Secret, Timestamp, UserId, WorkspaceId};
 use iam_svc::crypto::api_keys;
 use iam_svc::crypto::passwords::Stored;
 use iam_svc::crypto::seal::Kek;
-use iam_svc::crypto::tokens::VerifyKeys;
 use iam_svc::domain::passwords::PasswordHash;
 use iam_svc::domain::policy::RoleName;
 use iam_svc::domain::users::Username;

@@ -7,7 +7,7 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use ed25519_dalek::{Signer, SigningKey};
 use iam_schema::Timestamp;
-use iam_svc::crypto::tokens::{Expect, VerifyKeys};
+use iam_schema::tokens::{Expect, VerifyKeys};
 use serde_json::{Value, json};
 
 const NOW: Timestamp = Timestamp::from_millis(1_790_000_000_000);
