@@ -217,7 +217,7 @@ impl Client {
 /// Waits until the NATS server complains of this request; for ever, if it never does.
 ///
 /// Without it a permission that is lacking would only show as a timeout.
-async fn complaint_about(
+pub(crate) async fn complaint_about(
     complaints: &mut broadcast::Receiver<String>,
     subject: &str,
     inbox_prefix: &str,
@@ -265,7 +265,7 @@ fn header_value(text: &str, refusal: ErrorKind) -> Result<&str, ClientError> {
     clippy::disallowed_methods,
     reason = "a request id decides nothing; a client has no clock to inject"
 )]
-fn new_request_id() -> String {
+pub(crate) fn new_request_id() -> String {
     Uuid::now_v7().to_string()
 }
 

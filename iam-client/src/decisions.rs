@@ -133,7 +133,7 @@ fn question<'a>(check: &'a Check) -> Result<IamRequest<'a>, ClientError> {
     })
 }
 
-fn json<T: Serialize + ?Sized>(field: &str, value: &T) -> Result<String, ClientError> {
+pub(crate) fn json<T: Serialize + ?Sized>(field: &str, value: &T) -> Result<String, ClientError> {
     serde_json::to_string(value)
         .map_err(|e| ClientError::refused(ErrorKind::InvalidArgument, format!("`{field}`: {e}")))
 }

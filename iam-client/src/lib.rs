@@ -22,11 +22,12 @@
 //! - [`users`], [`workspaces`], [`api_keys`], [`sessions`], [`signing_keys`], [`bootstrap`], [`decisions`]: the
 //!   operations by noun
 //! - [`pages`]: lists come a page at a time; the `all_…` methods fetch every page
+//! - [`gateway`]: [`gateway::Gateway`], what an enforcement point asks
 //! - [`error`]: what can go wrong, and whether it pays to try again
 //!
-//! It is built from `iam-schema` alone and knows nothing of the service's inside. It caches nothing and retries
-//! nothing: every method is one request, and the caller decides about the next. The `iam` command in `bin/iam` is
-//! its first user; libraries turn the feature `cli` off and compile none of that.
+//! It is built from `iam-schema` alone and knows nothing of the service's inside. A client caches nothing and retries
+//! nothing: every method is one request, and the caller decides about the next. A gateway does both. The `iam` command
+//! in `bin/iam` is the first user; libraries turn the feature `cli` off and compile none of that.
 
 mod client;
 mod connection;
@@ -38,6 +39,9 @@ pub mod sessions;
 pub mod signing_keys;
 pub mod users;
 pub mod workspaces;
+
+#[cfg(feature = "gateway")]
+pub mod gateway;
 
 pub mod error;
 pub mod pages;

@@ -269,6 +269,11 @@ impl Follower {
         self.instances.len() < before
     }
 
+    /// From when on the first of the known instances counts as gone, if nothing more is heard of it.
+    pub fn silent_from(&self) -> Option<i64> {
+        self.instances.values().map(|instance| instance.heard_ms + SILENCE_MS).min()
+    }
+
     /// The connection was cut and stands again: nothing cached may be used until [`Follower::settled`].
     pub fn reconnected(&mut self) {
         for instance in self.instances.values_mut() {
@@ -321,6 +326,17 @@ mod tests {
         assert!(!follower.event(&event(3, "u3"), 1).drop_all);
         let healed = follower.event(&heartbeat(3, &[(1, "u1"), (2, "u2"), (3, "u3")]), 2);
         assert_eq!(healed, Followed { drop: vec![change("u2")], drop_all: false });
+    }
+
+    #[test]
+    fn silence_is_told_ahead_to_the_millisecond() {
+        let mut follower = Follower::default();
+        assert_eq!(follower.silent_from(), None);
+        follower.event(&heartbeat(0, &[]), 5);
+        follower.event(&ChangeEvent { instance: "b".into(), ..heartbeat(0, &[]) }, 7);
+        let from = follower.silent_from().unwrap();
+        assert!(!follower.tick(from - 1) && follower.tick(from));
+        assert_eq!(follower.silent_from(), Some(from + 2));
     }
 
     #[test]

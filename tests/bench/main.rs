@@ -4,8 +4,10 @@
 //! machine's own noise shows in that row. Processor time is read from the scheduler, per process, and is the
 //! figure that decides where a rate cannot.
 //!
-//! `cargo run --release -p iam-tests --bin bench` (after `cargo build --release`); `--rounds N`, `--seconds S`.
+//! `cargo run --release -p iam-tests --bin bench` (after `cargo build --release`); `--rounds N`, `--seconds S`;
+//! `--gateway` for what a gateway answers out of memory.
 
+mod gateway;
 mod load;
 mod stage;
 
@@ -24,6 +26,9 @@ fn main() -> Result<()> {
         let url = option("--url").context("--url")?;
         let size = option("--size").context("--size")?.parse()?;
         return runtime.block_on(load::echo(&url, subject, size));
+    }
+    if arguments.iter().any(|argument| argument == "--gateway") {
+        return runtime.block_on(gateway::measure());
     }
     let rounds = option("--rounds").map_or(Ok(6), |n| n.parse())?;
     let seconds: f64 = option("--seconds").map_or(Ok(2.0), |s| s.parse())?;

@@ -107,6 +107,20 @@ impl Stage {
         encode(&request, Format::MessagePack).unwrap_or_default()
     }
 
+    /// The median time of that question, one after the other.
+    pub async fn one_by_one(&self, count: usize) -> Result<Duration> {
+        let nats = self.connect().await?;
+        let (subject, request) = (self.subject("authorise"), self.authorise_request());
+        let mut times = Vec::new();
+        for _ in 0..count {
+            let begun = std::time::Instant::now();
+            nats.request(subject.clone(), request.clone().into()).await?;
+            times.push(begun.elapsed());
+        }
+        times.sort();
+        times.get(count / 2).copied().context("a time")
+    }
+
     /// The one right answer.
     pub fn allow(&self) -> &[u8] {
         &self.allow

@@ -8,6 +8,7 @@ mod cluster;
 mod coverage;
 mod crashes;
 mod dispatch;
+mod gateway;
 mod golden;
 mod guessing;
 mod hostile;

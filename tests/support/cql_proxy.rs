@@ -89,6 +89,10 @@ impl CqlProxy {
                     continue;
                 }
                 let Ok(server) = TcpStream::connect(&node).await else { continue };
+                // Held back for their acknowledgement, small frames would take 40 ms each.
+                if client.set_nodelay(true).and_then(|()| server.set_nodelay(true)).is_err() {
+                    continue;
+                }
                 connections.spawn(pass(client, server, shared.clone()));
             }
         });

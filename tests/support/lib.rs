@@ -17,6 +17,8 @@ pub mod fuzz;
 pub mod deployment;
 pub mod facts;
 pub mod faulty;
+pub mod gateway;
+pub mod gateway_model;
 pub mod model;
 pub mod nats_server;
 pub mod proxy;

@@ -31,7 +31,8 @@ impl Replicas {
             replicas.running.push((child, dir));
         }
         let client = connect(url, &replicas.prefix).await.with_deadline(Duration::from_secs(2));
-        for _ in 0..200 {
+        // Making the tables takes a busy cluster its time.
+        for _ in 0..600 {
             if client.call(OperationName::BootstrapStatus, IamRequest::default()).await.is_ok() {
                 return replicas;
             }

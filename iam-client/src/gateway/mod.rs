@@ -1,0 +1,318 @@
+//! [`Gateway`]: what an enforcement point asks, and mostly has answered out of memory.
+//!
+//! It takes a credential and gives an identity; it takes an identity and a question and gives a decision. Tokens are
+//! verified here; whether they still may, whose an API key is, and every decision come from the service, and are
+//! remembered until a change event, their time to live, or a silence of the bus ends them. What cannot be decided is
+//! an error, never an allow.
+//!
+//! Code map, in reading order:
+//!
+//! - [`Question`]: a capability, and on what
+//! - `memory`: answers, what they rest on, and what ends them
+//! - `learning`: asking the service what memory does not hold
+//! - `following`: following the changes, and whether memory is to be trusted
+//! - `keys`: the keys of tokens
+//! - `bus`: one connection for questions, answers and events, in their order
+//! - `rulings`: what the audit is told of answers out of memory
+//! - [`registry`]: which operation of a service needs what
+//! - [`layer`]: routes behind it, for `tower` and what is built on it (feature `tower`)
+//!
+//! Source: protocol sections 5, 6 and 8.
+
+mod bus;
+mod following;
+mod keys;
+mod learning;
+mod memory;
+mod question;
+mod rulings;
+
+#[cfg(feature = "tower")]
+pub mod layer;
+pub mod registry;
+
+use std::hash::RandomState;
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use iam_schema::audit::{AuditPayload, AuditType};
+use iam_schema::changes::Follower;
+use iam_schema::decisions::Decision;
+use iam_schema::{Secret, Timestamp};
+use sha2::{Digest, Sha256};
+use tokio::sync::{Notify, Semaphore};
+
+pub use bus::{Bus, Hears};
+pub use question::Question;
+
+use self::bus::NatsBus;
+use self::keys::Keys;
+use self::memory::{About, CredentialHash, Memory, Ruling};
+use self::rulings::{Rulings, SUM_UP};
+use crate::connection::Connection;
+use crate::error::ConnectError;
+use crate::sessions::Identity;
+
+/// Questions on their way at a time; the others wait.
+const ROOM: usize = 256;
+
+/// What time it is.
+pub trait Clock: Send + Sync + 'static {
+    fn now(&self) -> Timestamp;
+
+    /// Milliseconds that never run backwards.
+    fn monotonic_ms(&self) -> i64;
+}
+
+/// The clock of this machine.
+#[derive(Debug)]
+struct SystemClock(Instant);
+
+impl Clock for SystemClock {
+    #[expect(clippy::disallowed_methods, reason = "the one real read of the wall clock")]
+    fn now(&self) -> Timestamp {
+        let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+        Timestamp::from_millis(i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
+    }
+
+    fn monotonic_ms(&self) -> i64 {
+        i64::try_from(self.0.elapsed().as_millis()).unwrap_or(i64::MAX)
+    }
+}
+
+/// How a gateway works.
+#[derive(Debug, Clone)]
+pub struct Setting {
+    /// What tokens must say, as `iam-svc` is set: `--issuer`, `--audience`.
+    pub issuer: String,
+    pub audience: String,
+    /// How long a caller waits for an answer that is not in memory, all tries together.
+    pub deadline: Duration,
+    /// The most identities and decisions that are remembered; some 400 bytes each.
+    pub identities: usize,
+    pub decisions: usize,
+    /// Who tells the audit: the name of the program, or of the instance of it.
+    pub producer: String,
+}
+
+impl Default for Setting {
+    fn default() -> Self {
+        Self {
+            issuer: "trustgraph-iam".to_owned(),
+            audience: "trustgraph".to_owned(),
+            deadline: Duration::from_secs(5),
+            identities: 100_000,
+            decisions: 200_000,
+            producer: "iam-client".to_owned(),
+        }
+    }
+}
+
+/// Why there is no identity, or no decision.
+#[derive(Debug, thiserror::Error)]
+pub enum GatewayError {
+    /// The credential is not good. Why is for the audit alone.
+    #[error("auth failure")]
+    Refused,
+    /// The question is none: an empty capability.
+    #[error("{0}")]
+    Invalid(String),
+    /// Nothing was decided, for now: the service does not answer, or this gateway is not ready.
+    #[error("nothing was decided: {0}")]
+    Unavailable(String),
+}
+
+/// An enforcement point. Cloning is cheap and shares everything.
+#[derive(Clone)]
+pub struct Gateway(Arc<Shared>);
+
+struct Shared {
+    setting: Setting,
+    bus: Box<dyn Bus>,
+    clock: Box<dyn Clock>,
+    memory: Memory,
+    keys: Keys,
+    rulings: Rulings,
+    follower: Mutex<Follower>,
+    /// From when on some instance counts as gone, so that everything is dropped.
+    silent_ms: AtomicI64,
+    /// How often the connection was made when all of its events were last taken in.
+    connections: AtomicU64,
+    /// Nothing was missed since the connection was made last.
+    settled: AtomicBool,
+    /// Until then an answer may rest on what a replica missed.
+    doubt_ms: AtomicI64,
+    /// A heartbeat was heard, and the keys were fetched.
+    begun: AtomicBool,
+    changed: Notify,
+    hasher: RandomState,
+    lanes: [tokio::sync::Mutex<()>; 64],
+    room: Semaphore,
+}
+
+impl std::fmt::Debug for Gateway {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Gateway").field("setting", &self.0.setting).finish_non_exhaustive()
+    }
+}
+
+impl Gateway {
+    /// Connects, with a connection of its own, and begins to follow the changes. It answers once it is
+    /// [ready](Gateway::ready), which takes up to two seconds.
+    ///
+    /// # Errors
+    /// As [`Client::connect`](crate::Client::connect).
+    pub async fn connect(connection: &Connection, setting: Setting) -> Result<Self, ConnectError> {
+        let (bus, incoming) = NatsBus::open(connection).await?;
+        let gateway = Self::over(Box::new(bus), Box::new(SystemClock(Instant::now())), setting);
+        tokio::spawn(incoming.read(Arc::downgrade(&gateway.0)));
+        let shared = Arc::downgrade(&gateway.0);
+        tokio::spawn(async move {
+            loop {
+                tokio::time::sleep(SUM_UP).await;
+                let Some(shared) = shared.upgrade() else { return };
+                shared.tell_sums();
+            }
+        });
+        Ok(gateway)
+    }
+
+    /// A gateway over any bus and clock: the seam of tests. Whoever reads the bus tells it what [`Hears`] asks for.
+    pub fn over(bus: Box<dyn Bus>, clock: Box<dyn Clock>, setting: Setting) -> Self {
+        let memory = Memory::new(setting.identities, setting.decisions);
+        let connections = AtomicU64::new(bus.connections());
+        Self(Arc::new(Shared {
+            setting,
+            bus,
+            clock,
+            memory,
+            keys: Keys::default(),
+            rulings: Rulings::default(),
+            follower: Mutex::default(),
+            silent_ms: AtomicI64::new(i64::MAX),
+            connections,
+            settled: AtomicBool::new(true),
+            doubt_ms: AtomicI64::new(0),
+            begun: AtomicBool::new(false),
+            changed: Notify::new(),
+            hasher: RandomState::new(),
+            lanes: std::array::from_fn(|_| tokio::sync::Mutex::new(())),
+            room: Semaphore::new(ROOM),
+        }))
+    }
+
+    /// Waits until the events are followed, a heartbeat was heard and the keys are there.
+    ///
+    /// # Errors
+    /// `Unavailable`, when that is not so within this time.
+    pub async fn ready(&self, within: Duration) -> Result<(), GatewayError> {
+        let begins = async {
+            while !self.0.begin().await {
+                let _ = tokio::time::timeout(Duration::from_millis(200), self.0.changed.notified()).await;
+            }
+        };
+        match tokio::time::timeout(within, begins).await {
+            Ok(()) => Ok(()),
+            Err(_) => Err(self.0.not_ready()),
+        }
+    }
+
+    /// Whether questions are answered at this moment: once begun, as long as nothing may have been missed.
+    pub fn is_ready(&self) -> bool {
+        self.0.begun.load(Ordering::Acquire) && self.0.trusts(self.0.clock.monotonic_ms())
+    }
+
+    /// Whoever reads the bus tells this of events.
+    pub fn hears(&self) -> Arc<dyn Hears> {
+        self.0.clone()
+    }
+
+    /// Waits until everything was taken in that had reached this program on the gateway's connection: for whoever
+    /// answers requests that came over that very connection.
+    pub async fn caught_up(&self) {
+        self.0.bus.caught_up().await;
+    }
+
+    /// Whose credential this is, if it works at this moment.
+    ///
+    /// # Errors
+    /// `Refused` when it does not; `Unavailable` when that cannot be told.
+    pub async fn authenticate(&self, credential: &Secret) -> Result<Arc<Identity>, GatewayError> {
+        if credential.is_empty() {
+            return Err(GatewayError::Refused);
+        }
+        let hash: CredentialHash = Sha256::digest(credential.expose()).into();
+        match self.0.remembered(&hash) {
+            Some(known) => known,
+            None => self.0.learn(hash, || self.0.identify(hash, credential)).await,
+        }
+    }
+
+    /// Whether somebody may. The time to live says for how many seconds the answer may be used again; whoever asks
+    /// anew gets a newer one.
+    ///
+    /// # Errors
+    /// `Unavailable` when that cannot be decided, `Invalid` for an empty capability.
+    pub async fn authorise(
+        &self,
+        identity: &Identity,
+        question: &Question,
+    ) -> Result<Decision, GatewayError> {
+        let about = About { user: identity.user_id, question };
+        match self.0.remembered_decision(identity, &about) {
+            Some(known) => Ok(known),
+            None => self.0.learn(&about, || self.0.decide(identity, question)).await,
+        }
+    }
+}
+
+impl Shared {
+    /// What is remembered of a credential.
+    fn remembered(&self, hash: &CredentialHash) -> Option<Result<Arc<Identity>, GatewayError>> {
+        let now_ms = self.clock.monotonic_ms();
+        if !self.trusts(now_ms) {
+            return None;
+        }
+        match self.memory.look(&self.memory.identities, hash, now_ms) {
+            Some(known) => Some(Ok(known.value.clone())),
+            None => self.memory.look(&self.memory.refused, hash, now_ms).map(|_| {
+                self.tell(self.rulings.refused("remembered by the gateway"));
+                Err(GatewayError::Refused)
+            }),
+        }
+    }
+
+    /// What is remembered of a question.
+    fn remembered_decision(&self, identity: &Identity, about: &About<'_>) -> Option<Decision> {
+        let now_ms = self.clock.monotonic_ms();
+        if !self.trusts(now_ms) {
+            return None;
+        }
+        let known = self.memory.look(&self.memory.decisions, about, now_ms)?;
+        match &known.value {
+            Ruling::Allow(tally) => tally.count(),
+            Ruling::Deny => self.tell(self.rulings.denied(identity, about.question)),
+        }
+        let ttl = u32::try_from((known.until_ms - now_ms) / 1_000).unwrap_or(0);
+        Some(Decision { allow: matches!(known.value, Ruling::Allow(_)), ttl })
+    }
+
+    /// Tells the audit, if there is anything to tell.
+    fn tell(&self, payload: Option<AuditPayload>) {
+        let event = payload.and_then(|said| rulings::event(&self.setting.producer, self.clock.now(), said));
+        if let Some(event) = event {
+            self.bus.audit(AuditType::Gateway.as_str(), event);
+        }
+    }
+
+    /// Tells the audit how many allows memory gave, and how many events were too many to be told one by one.
+    fn tell_sums(&self) {
+        let (sums, given_up) = self.rulings.sums();
+        sums.into_iter().for_each(|sum| self.tell(Some(sum)));
+        if given_up > 0 {
+            let reason = "denies and refusals beyond what is told one by one".to_owned();
+            self.tell(Some(AuditPayload { reason, count: Some(given_up), ..AuditPayload::default() }));
+        }
+    }
+}
