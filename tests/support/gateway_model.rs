@@ -61,6 +61,8 @@ struct Consumer {
     /// Events that were told, and up to which number those of an instance are known to be over, since when.
     told: BTreeSet<(usize, u64)>,
     over: BTreeMap<usize, (u64, i64)>,
+    /// Instances of which no heartbeat has come since the connection stands again.
+    awaited: BTreeSet<usize>,
 }
 
 /// What is known of a change.
@@ -79,11 +81,26 @@ impl Consumer {
             self.told.insert((letter.instance, *seq));
         }
         if letter.heartbeat {
+            self.awaited.remove(&letter.instance);
             let over = self.over.entry(letter.instance).or_insert((0, now_ms));
             if letter.seq > over.0 {
                 *over = (letter.seq, now_ms);
             }
         }
+    }
+
+    /// The connection was cut and stands again.
+    fn mend(&mut self) {
+        self.cut = false;
+        self.awaited = self.heard.keys().copied().collect();
+    }
+
+    /// Whether nothing may be answered out of memory.
+    fn distrusts(&mut self, now_ms: i64) -> bool {
+        let heard = &self.heard;
+        let alive = |instance: &usize| heard.get(instance).is_some_and(|ms| now_ms - ms < SILENCE_MS);
+        self.awaited.retain(alive);
+        !self.awaited.is_empty()
     }
 
     fn knows(&self, end: &End, now_ms: i64) -> Option<Known> {
@@ -418,7 +435,8 @@ impl Play {
     /// The connection of a gateway stands again.
     fn mend(&mut self, gate: usize) {
         let gate = &mut self.gates[gate];
-        if std::mem::take(&mut gate.consumer.cut) {
+        if gate.consumer.cut {
+            gate.consumer.mend();
             gate.bus.cut(false);
             let connections = gate.bus.reconnect();
             gate.gateway.hears().looked(connections);
@@ -504,6 +522,8 @@ impl Play {
         let question = self.question.clone();
         bus.turn_to(self.replicas[replica].world.dispatch.clone());
         bus.hold(amid);
+        let now_ms = self.now_ms();
+        let distrusts = self.gates[gate].consumer.distrusts(now_ms);
         self.outcome.asked += 1;
         let asked = async move {
             let identity = gateway.authenticate(&secret).await.ok()?;
@@ -542,6 +562,8 @@ impl Play {
                 }
                 None => false,
             };
+            // What is not out of memory is as new as the replica's.
+            let must_know = must_know || distrusts && by(&self.replicas[replica], now_ms);
             if must_know {
                 let held = &self.credentials[credential];
                 let knows = self.gates[gate].consumer.knows(end, now_ms);

@@ -16,6 +16,7 @@ use scylla::deserialize::row::DeserializeRow;
 use scylla::errors::{ExecutionError, NewSessionError};
 use scylla::policies::load_balancing::DefaultPolicy;
 use scylla::policies::retry::{DefaultRetryPolicy, FallthroughRetryPolicy};
+use scylla::policies::speculative_execution::SimpleSpeculativeExecutionPolicy;
 use scylla::response::query_result::QueryResult;
 use scylla::serialize::row::SerializeRow;
 use scylla::statement::prepared::PreparedStatement;
@@ -33,6 +34,12 @@ const CONDITIONAL: Duration = Duration::from_secs(5);
 const SCHEMA: Duration = Duration::from_secs(30);
 /// How long one node may take to answer a connection.
 const CONNECT: Duration = Duration::from_secs(3);
+/// After so long without a word a node is asked whether it is there; one that stands still closes no connection.
+const ALIVE: Duration = Duration::from_secs(2);
+/// How long it may take to say so, before its connections are given up.
+const ALIVE_ANSWER: Duration = Duration::from_secs(3);
+/// After so long another node is asked the same, where that does no harm; twice at most.
+const SPECULATE: Duration = Duration::from_millis(250);
 /// The first pause after all connections were lost; it doubles.
 const RECONNECT: Duration = Duration::from_millis(50);
 /// The longest such pause.
@@ -216,8 +223,12 @@ impl Profiles {
                 .serial_consistency(Some(reach.serial()))
                 .load_balancing_policy(nodes.clone())
         };
-        let plain =
-            base().request_timeout(Some(PLAIN)).retry_policy(Arc::new(DefaultRetryPolicy::new())).build();
+        let speculate = SimpleSpeculativeExecutionPolicy { max_retry_count: 2, retry_interval: SPECULATE };
+        let plain = base()
+            .request_timeout(Some(PLAIN))
+            .retry_policy(Arc::new(DefaultRetryPolicy::new()))
+            .speculative_execution_policy(Some(Arc::new(speculate)))
+            .build();
         let conditional = base()
             .request_timeout(Some(CONDITIONAL))
             .retry_policy(Arc::new(FallthroughRetryPolicy::new()))
@@ -259,6 +270,8 @@ pub(super) async fn connect(setting: &Setting) -> Result<Session, StoreError> {
     let mut builder = SessionBuilder::new()
         .known_nodes(&setting.hosts)
         .connection_timeout(CONNECT)
+        .keepalive_interval(ALIVE)
+        .keepalive_timeout(ALIVE_ANSWER)
         .default_execution_profile_handle(profile.build().into_handle());
     if let Some((user, password)) = &setting.login {
         builder = builder.user(user, password.expose());
