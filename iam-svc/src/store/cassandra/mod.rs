@@ -32,6 +32,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use async_trait::async_trait;
 use iam_schema::{KeyId, Timestamp, UserId, WorkspaceId};
 use tokio::sync::Mutex;
+use tracing::instrument;
 
 pub use session::{Reach, Replication, Setting, Tls};
 
@@ -199,29 +200,35 @@ impl CassandraStore {
 
 #[async_trait]
 impl Store for CassandraStore {
+    #[instrument(name = "store.users.get", level = "debug", skip_all)]
     async fn user(&self, id: UserId, read: Read) -> Result<Option<User>, StoreError> {
         self.settled(read).await?;
         let user = users::by_id(&self.cluster, id, read).await?;
         self.shown_user(user).await
     }
 
+    #[instrument(name = "store.users.by_name", level = "debug", skip_all)]
     async fn user_by_name(&self, name: &NameKey) -> Result<Option<User>, StoreError> {
         let user = users::by_name(&self.cluster, name).await?;
         self.shown_user(user).await
     }
 
+    #[instrument(name = "store.users.insert", level = "debug", skip_all)]
     async fn insert_user(&self, user: &User) -> Result<InsertUser, StoreError> {
         users::insert(&self.cluster, &self.root_roles, user).await
     }
 
+    #[instrument(name = "store.users.update", level = "debug", skip_all)]
     async fn update_user(&self, from: &User, to: &User) -> Result<UpdateUser, StoreError> {
         self.noted(users::update(&self.cluster, &self.root_roles, from, to).await)
     }
 
+    #[instrument(name = "store.users.delete", level = "debug", skip_all)]
     async fn delete_user(&self, user: &User) -> Result<DeleteUser, StoreError> {
         self.noted(users::delete(&self.cluster, &self.root_roles, user).await)
     }
 
+    #[instrument(name = "store.users.list", level = "debug", skip_all)]
     async fn list_users(
         &self,
         workspace: Option<&WorkspaceId>,
@@ -237,15 +244,18 @@ impl Store for CassandraStore {
         Ok(page)
     }
 
+    #[instrument(name = "store.workspaces.get", level = "debug", skip_all)]
     async fn workspace(&self, id: &WorkspaceId, read: Read) -> Result<Option<Workspace>, StoreError> {
         self.settled(read).await?;
         workspaces::by_id(&self.cluster, id, read).await
     }
 
+    #[instrument(name = "store.workspaces.insert", level = "debug", skip_all)]
     async fn insert_workspace(&self, workspace: &Workspace) -> Result<InsertWorkspace, StoreError> {
         workspaces::insert(&self.cluster, workspace).await
     }
 
+    #[instrument(name = "store.workspaces.update", level = "debug", skip_all)]
     async fn update_workspace(
         &self,
         from: &Workspace,
@@ -254,6 +264,7 @@ impl Store for CassandraStore {
         self.noted(workspaces::update(&self.cluster, &self.root_roles, from, to).await)
     }
 
+    #[instrument(name = "store.workspaces.list", level = "debug", skip_all)]
     async fn list_workspaces(
         &self,
         after: Option<&WorkspaceId>,
@@ -262,24 +273,29 @@ impl Store for CassandraStore {
         workspaces::list(&self.cluster, after, limit).await
     }
 
+    #[instrument(name = "store.api_keys.insert", level = "debug", skip_all)]
     async fn insert_api_key(&self, key: &ApiKey) -> Result<InsertApiKey, StoreError> {
         api_keys::insert(&self.cluster, key).await
     }
 
+    #[instrument(name = "store.api_keys.by_hash", level = "debug", skip_all)]
     async fn api_key_by_hash(&self, hash: &KeyHash) -> Result<Option<ApiKey>, StoreError> {
         let key = api_keys::by_hash(&self.cluster, hash).await?;
         self.shown_key(key).await
     }
 
+    #[instrument(name = "store.api_keys.get", level = "debug", skip_all)]
     async fn api_key(&self, id: KeyId) -> Result<Option<ApiKey>, StoreError> {
         let key = api_keys::by_id(&self.cluster, id).await?;
         self.shown_key(key).await
     }
 
+    #[instrument(name = "store.api_keys.delete", level = "debug", skip_all)]
     async fn delete_api_key(&self, key: &ApiKey) -> Result<DeleteApiKey, StoreError> {
         api_keys::delete(&self.cluster, key).await
     }
 
+    #[instrument(name = "store.api_keys.list", level = "debug", skip_all)]
     async fn list_api_keys(
         &self,
         user: UserId,
@@ -289,23 +305,28 @@ impl Store for CassandraStore {
         api_keys::list(&self.cluster, user, after, limit).await
     }
 
+    #[instrument(name = "store.api_keys.touch", level = "debug", skip_all)]
     async fn touch_api_keys(&self, used: &[(UserId, KeyId, Timestamp)]) -> Result<(), StoreError> {
         api_keys::touch(&self.cluster, used).await
     }
 
+    #[instrument(name = "store.key_ring.get", level = "debug", skip_all)]
     async fn key_ring(&self) -> Result<Option<KeyRing>, StoreError> {
         let ring = singletons::ring(&self.cluster).await?;
         Ok(if ring.is_some() && self.hidden().await?.is_some() { None } else { ring })
     }
 
+    #[instrument(name = "store.key_ring.replace", level = "debug", skip_all)]
     async fn replace_key_ring(&self, to: &KeyRing) -> Result<ReplaceKeyRing, StoreError> {
         singletons::replace_ring(&self.cluster, to).await
     }
 
+    #[instrument(name = "store.bootstrap.state", level = "debug", skip_all)]
     async fn seed_state(&self) -> Result<SeedState, StoreError> {
         bootstrap::state(&self.cluster).await
     }
 
+    #[instrument(name = "store.bootstrap.seed", level = "debug", skip_all)]
     async fn seed(&self, seed: &Seed, now: Timestamp) -> Result<Seeded, StoreError> {
         bootstrap::seed(&self.cluster, &self.root_roles, seed, now).await
     }
@@ -314,6 +335,7 @@ impl Store for CassandraStore {
         housekeeping::sweep(&self.cluster, now).await
     }
 
+    #[instrument(name = "store.ping", level = "debug", skip_all)]
     async fn ping(&self) -> Result<(), StoreError> {
         self.cluster.rows::<(i64,)>(&self.cluster.statements.ping, ()).await.map(|_| ())
     }
