@@ -369,17 +369,14 @@ impl Cluster {
     }
 
     /// Runs a plain write. It can be repeated, so that the driver does; when all fails it may or may not have
-    /// happened.
+    /// happened, though the last attempt found no connection any more: an earlier one may have got through.
     pub(super) async fn write(
         &self,
         statement: &PreparedStatement,
         values: impl SerializeRow,
     ) -> Result<(), StoreError> {
-        match self.steadily(statement, values).await {
-            Ok(_) => Ok(()),
-            Err(error) if super::conditional::never_sent(&error) => Err(unavailable(error)),
-            Err(error) => Err(StoreError::OutcomeUnknown(error.to_string())),
-        }
+        let written = self.steadily(statement, values).await;
+        written.map(drop).map_err(|error| StoreError::OutcomeUnknown(error.to_string()))
     }
 }
 

@@ -381,6 +381,8 @@ async fn change_cut_off_at_any_write_is_done_or_not_and_told_so() {
     let ways = rounds(CUTS, 1).min(WAYS.len());
     let mut cuts = 0;
     for (i, case) in CASES.iter().enumerate() {
+        // It is done by a plain write, which the driver repeats by itself: its last failure says nothing of the first.
+        let ways = if case.name == "revoke-api-key" { WAYS.len() } else { ways };
         let mut nth = 0;
         'writes: loop {
             for (point, then) in WAYS.into_iter().cycle().skip(i + nth).take(ways) {
