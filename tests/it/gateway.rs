@@ -2,15 +2,24 @@
 
 mod revocation;
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use axum::body::{Body, to_bytes};
+use axum::http::Request;
+use axum::http::header::AUTHORIZATION;
+use axum::routing::get;
+use axum::{Extension, Router};
 use iam_client::Connection;
+use iam_client::gateway::layer::Protect;
 use iam_client::gateway::{Gateway, GatewayError, Question, Setting};
+use iam_client::sessions::Identity;
 use iam_schema::Secret;
 use iam_tests::deployment::nats_url;
 use iam_tests::scene::As::Service;
 use iam_tests::{Deployment, Scene};
 use serde_json::json;
+use tower_service::Service as _;
 
 const PASSWORD: &str = "violet-anvil-93-sings";
 
@@ -106,6 +115,44 @@ async fn gateway_answers_out_of_memory_until_something_changes() {
     assert!(allowed(&gateway, &other, &acme("graph:read")).await.expect("a decision"));
     s.ok(Service, "disable-workspace", json!({ "workspace_record": { "id": "acme" } })).await;
     until_refused(&gateway, &other, &acme("graph:read")).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn route_behind_the_layer_is_for_those_who_may() {
+    let Some(url) = nats_url() else { return };
+    let mut deployment = Deployment::start(&url, &[]).await;
+    let s = Scene::new("gateway", &deployment);
+    let (root, admin) = s.bootstrap().await;
+    let ada = s.user("default", "ada", &["reader"]).await;
+    let (_, reader) = s.key(&ada, "laptop").await;
+    let gateway = gateway(&url, deployment.prefix()).await;
+    let show = async |Extension(caller): Extension<Arc<Identity>>| caller.user_id.to_string();
+    let protect = Protect::new(gateway, Question::new("users:admin"));
+    let app = Router::new().route("/", get(show)).layer(protect);
+    let ask = async |credential: &str| {
+        let mut request = Request::new(Body::empty());
+        if !credential.is_empty() {
+            let value = format!("Bearer {credential}").parse().expect("a value");
+            request.headers_mut().insert(AUTHORIZATION, value);
+        }
+        let response = app.clone().call(request).await.expect("an answer");
+        let status = response.status().as_u16();
+        let body = to_bytes(response.into_body(), 1 << 16).await.expect("a body");
+        (status, String::from_utf8(body.to_vec()).expect("text"))
+    };
+    let (refused, denied) = (r#"{"error":"auth failure"}"#, r#"{"error":"access denied"}"#);
+    for (credential, status, body) in [
+        ("", 401, refused),
+        ("tg_nothing-of-the-kind", 401, refused),
+        (reader.expose(), 403, denied),
+        (admin.expose(), 200, root.as_str()),
+    ] {
+        assert_eq!(ask(credential).await, (status, body.to_owned()));
+    }
+    let (_, unknown) = s.key(&ada, "phone").await;
+    drop(s);
+    deployment.kill();
+    assert_eq!(ask(unknown.expose()).await, (503, r#"{"error":"unavailable"}"#.to_owned()));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
