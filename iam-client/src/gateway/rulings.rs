@@ -4,6 +4,7 @@
 //!
 //! Source: protocol section 9.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -79,17 +80,20 @@ impl Rulings {
     pub fn sums(&self) -> (Vec<AuditPayload>, u64) {
         let given_up = self.told.swap(0, Ordering::Relaxed).saturating_sub(MOST);
         let mut tallies = self.tallies.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut sums = Vec::new();
+        let mut sums = BTreeMap::<_, AuditPayload>::new();
         tallies.retain(|tally| {
             // Asked first: whoever holds the other end may count once more and let go.
             let alone = Arc::strong_count(tally) == 1;
             let count = tally.count.swap(0, Ordering::AcqRel);
             if count > 0 {
-                sums.push(AuditPayload { count: Some(count), ..tally.said.clone() });
+                let AuditPayload { actor, capability, workspace, .. } = &tally.said;
+                let kind = (actor.clone(), capability.clone(), workspace.clone());
+                let sum = sums.entry(kind).or_insert_with(|| tally.said.clone());
+                sum.count = Some(sum.count.unwrap_or_default().saturating_add(count));
             }
             !alone
         });
-        (sums, given_up)
+        (sums.into_values().collect(), given_up)
     }
 }
 
@@ -117,4 +121,41 @@ pub(super) fn event(producer: &str, now: Timestamp, payload: AuditPayload) -> Op
         payload,
     };
     serde_json::to_vec(&event).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sessions::IdentitySource;
+
+    #[test]
+    fn allows_are_summed_up_by_actor_capability_and_workspace_and_told_once() {
+        let caller = Identity {
+            user_id: "01a0ce87-ea1a-7bb6-ae10-295948688e1d".parse().unwrap(),
+            workspace: "home".parse().unwrap(),
+            roles: Vec::new(),
+            source: IdentitySource::ApiKey,
+            key_id: None,
+            expires: None,
+        };
+        let (here, there) = ("here".parse().unwrap(), "there".parse().unwrap());
+        let rulings = Rulings::default();
+        // The second of the same is what a decision becomes that was asked for anew.
+        for (workspace, uses) in [(&here, 2), (&here, 3), (&there, 1), (&there, 0)] {
+            let tally = rulings.tally(&caller, &Question::within("graph:read", workspace));
+            (0..uses).for_each(|_| tally.count());
+        }
+        let (sums, given_up) = rulings.sums();
+        let told: Vec<_> = sums.iter().map(|sum| (sum.workspace.as_str(), sum.count)).collect();
+        assert_eq!((told, given_up), (vec![("here", Some(5)), ("there", Some(1))], 0));
+        assert!(rulings.sums().0.is_empty(), "told once");
+    }
+
+    #[test]
+    fn what_is_too_much_to_be_told_one_by_one_is_counted() {
+        let rulings = Rulings::default();
+        let told = (0..MOST + 7).filter(|_| rulings.refused("x").is_some()).count();
+        assert_eq!((told as u64, rulings.sums().1), (MOST, 7));
+        assert!(rulings.refused("x").is_some(), "a new span");
+    }
 }
