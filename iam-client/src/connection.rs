@@ -43,6 +43,8 @@ pub enum NatsLogin {
     None,
     /// A `.creds` file: JWT and seed.
     CredentialsFile(PathBuf),
+    /// What stands in such a file.
+    Credentials(Secret),
     /// The seed of an NKey, `SU…`.
     NkeySeed(Secret),
     UserPassword {
@@ -133,7 +135,11 @@ impl Connection {
         }
     }
 
-    fn servers(&self) -> Result<Vec<ServerAddr>, ConnectError> {
+    /// The servers, as the driver takes them.
+    ///
+    /// # Errors
+    /// `Setting` for what is no URL of NATS, or none at all.
+    pub fn servers(&self) -> Result<Vec<ServerAddr>, ConnectError> {
         let fault = |problem: String| ConnectError::Setting { setting: "NATS URL", problem };
         if self.urls.is_empty() {
             return Err(fault("there is none".to_owned()));
@@ -150,12 +156,22 @@ impl Connection {
     fn options(&self, servers: &[ServerAddr]) -> Result<ConnectOptions, ConnectError> {
         // A server that swallows packets must leave time for the next one in the list.
         let each = self.timeout / u32::try_from(servers.len().max(1)).unwrap_or(u32::MAX);
-        let mut options = ConnectOptions::new()
-            .name(&self.name)
-            .connection_timeout(each)
-            .custom_inbox_prefix(self.inbox_prefix());
+        self.with_login(ConnectOptions::new().name(&self.name).connection_timeout(each))
+    }
+
+    /// Adds to other options what this says of the login, of TLS and of the inbox.
+    ///
+    /// # Errors
+    /// `Setting` for what cannot be used.
+    pub fn with_login(&self, options: ConnectOptions) -> Result<ConnectOptions, ConnectError> {
+        let credentials = |options: ConnectOptions, text: &Secret| {
+            options
+                .credentials(text.expose())
+                .map_err(|e| ConnectError::Setting { setting: "NATS credentials", problem: e.to_string() })
+        };
+        let mut options = options.custom_inbox_prefix(self.inbox_prefix());
         options = match &self.login {
-            NatsLogin::None => match servers.iter().find_map(login_in) {
+            NatsLogin::None => match self.servers()?.iter().find_map(login_in) {
                 Some((user, Some(password))) => options.user_and_password(user, password),
                 Some((token, None)) => options.token(token),
                 None => options,
@@ -165,10 +181,10 @@ impl Connection {
                     setting: "NATS credentials file",
                     problem: format!("`{}`: {e}", path.display()),
                 };
-                let text = Secret::from(std::fs::read_to_string(path).map_err(fault)?);
-                options.credentials(text.expose()).map_err(fault)?
+                credentials(options, &Secret::from(std::fs::read_to_string(path).map_err(fault)?))?
             }
-            NatsLogin::NkeySeed(seed) => options.nkey(seed.expose().to_owned()),
+            NatsLogin::Credentials(text) => credentials(options, text)?,
+            NatsLogin::NkeySeed(seed) => options.nkey(seed.expose().trim().to_owned()),
             NatsLogin::UserPassword { user, password } => {
                 options.user_and_password(user.clone(), password.expose().to_owned())
             }

@@ -24,6 +24,7 @@
 //! - [`pages`]: lists come a page at a time; the `all_…` methods fetch every page
 //! - [`gateway`]: [`gateway::Gateway`], what an enforcement point asks
 //! - [`error`]: what can go wrong, and whether it pays to try again
+//! - [`program`]: what the programs around the bus have in common (feature `program`)
 //!
 //! It is built from `iam-schema` alone and knows nothing of the service's inside. A client caches nothing and retries
 //! nothing: every method is one request, and the caller decides about the next. A gateway does both. The `iam` command
@@ -45,6 +46,9 @@ pub mod gateway;
 
 pub mod error;
 pub mod pages;
+
+#[cfg(feature = "program")]
+pub mod program;
 
 mod reply;
 

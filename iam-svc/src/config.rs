@@ -7,7 +7,6 @@
 mod arguments;
 mod cassandra;
 mod kek;
-mod reader;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -15,16 +14,16 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::Arc;
 
-use async_nats::ServerAddr;
-use iam_schema::Secret;
+use iam_client::Connection;
+pub use iam_client::program::reader::{Environment, Fault};
+use iam_client::program::reader::{Origin, Reader, Readers, read_text, told};
+use iam_client::program::{health, logs};
 use iam_schema::subject::Subjects;
 use serde::Deserialize;
 
 use self::arguments::SETTINGS;
 pub use self::arguments::{Arguments, Command};
 pub use self::kek::{IfMissing, KekFault, KekSource, is_placed, place};
-pub use self::reader::{Environment, Fault};
-use self::reader::{Origin, Reader, Readers, read_text, told};
 use crate::crypto::seal::Kek;
 use crate::ctx::{BootstrapMode, Settings};
 use crate::domain::policy::{Policy, PolicySource, RoleSource};
@@ -45,7 +44,7 @@ const MAX_HASH_THREADS: usize = 256;
 /// All that the program needs to know to run.
 #[derive(Debug)]
 pub struct Config {
-    pub nats: Nats,
+    pub nats: Connection,
     pub subjects: Subjects,
     pub store: StoreKind,
     /// Where the embedded store keeps its files.
@@ -83,33 +82,6 @@ impl FromStr for StoreKind {
     }
 }
 
-/// How to reach NATS, and as whom.
-#[derive(Debug, Clone)]
-pub struct Nats {
-    pub servers: Vec<ServerAddr>,
-    pub auth: NatsAuth,
-    pub tls_ca: Option<PathBuf>,
-    /// Certificate and key.
-    pub tls_client: Option<(PathBuf, PathBuf)>,
-    /// Where replies to our own requests come in: permissions are given by it.
-    pub inbox_prefix: String,
-}
-
-/// As whom we speak to NATS.
-#[derive(Debug, Clone)]
-pub enum NatsAuth {
-    None,
-    /// The contents of a credentials file: a JWT and the seed that signs for it.
-    Credentials(Secret),
-    /// The seed of an nkey.
-    Nkey(Secret),
-    Password {
-        user: String,
-        password: Secret,
-    },
-    Token(Secret),
-}
-
 /// What to do about the stream that keeps audit events.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AuditStream {
@@ -127,250 +99,164 @@ impl Config {
     /// # Errors
     /// All faults at once, in the order of the settings.
     pub fn read(arguments: &Arguments, environment: Environment<'_>) -> Result<Self, Vec<Fault>> {
-        let mut reader = Reader {
-            flags: &arguments.flags,
-            environment,
-            file: BTreeMap::new(),
-            path: PathBuf::new(),
-            faults: Vec::new(),
-        };
-        reader.read_file();
-        let config = reader.config(&arguments.command);
-        match config {
-            Some(config) if reader.faults.is_empty() => Ok(config),
-            _ => {
-                let place = |f: &Fault| SETTINGS.iter().position(|s| s.name == f.setting);
-                reader.faults.sort_by_key(place);
-                reader.faults.dedup();
-                Err(reader.faults)
-            }
-        }
+        Reader::read(SETTINGS, &arguments.flags, environment, |reader| config(reader, &arguments.command))
     }
 }
 
-impl Reader<'_> {
-    /// `None` only where a fault was noted.
-    fn config(&mut self, command: &Command) -> Option<Config> {
-        let nats = self.nats();
-        let subjects = self.parsed("subject-prefix", |text| Subjects::new(text).map_err(str::to_owned));
-        let store = self.parsed("store", str::parse);
-        let data_dir = self.path("data-dir");
-        let kek = match self.secret("kek-file", Readers::OwnerAlone) {
-            Some((given, origin)) => match Kek::from_base64(&given) {
-                Ok(kek) => Some(KekSource::Given(kek)),
-                Err(rule) => self.fault("kek-file", origin, rule.to_string()),
-            },
-            // A data directory has its own.
-            None => match (command, store) {
-                (Command::MigrateStore { from: StoreKind::Cassandra, .. }, _) => {
-                    let rule = "must be given with --from cassandra: the one of all its replicas";
-                    self.fault("kek-file", Origin::Default, rule)
-                }
-                (Command::MigrateStore { from: StoreKind::Embedded, .. }, _) => Some(KekSource::DataDir),
-                (_, Some(StoreKind::Cassandra)) => {
-                    let rule = "must be given with --store cassandra: all replicas need the same one";
-                    self.fault("kek-file", Origin::Default, rule)
-                }
-                (_, Some(StoreKind::Embedded) | None) => Some(KekSource::DataDir),
-            },
-        };
-        let cassandra = self.cassandra();
-        let policy = self.policy();
-        let settings = self.settings(command);
-        let audit_stream = self.parsed("audit-stream", |text| match text {
-            "auto" => Ok(AuditStream::Auto),
-            "require" => Ok(AuditStream::Require),
-            "off" => Ok(AuditStream::Off),
-            _ => Err("must be `auto`, `require` or `off`".to_owned()),
-        });
-        let http = self.parsed("http-addr", |text| match text {
-            "off" => Ok(None),
-            _ => text.parse().map(Some).map_err(|_| "must be an IP address and a port, or `off`".to_owned()),
-        });
-        let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        let front_threads = self.number_or("front-threads", 1, MAX_FRONT_THREADS, (cores / 8).clamp(1, 8));
-        let hash_threads = self.number_or("hash-threads", 1, MAX_HASH_THREADS, (cores / 2).max(1));
-        let log = self.parsed("log", |text| {
-            let filter = tracing_subscriber::EnvFilter::try_new(text);
-            filter.map(|_| text.to_owned()).map_err(|e| e.to_string())
-        });
-        Some(Config {
-            nats: nats?,
-            subjects: subjects?,
-            store: store?,
-            data_dir: data_dir?,
-            cassandra: cassandra?,
-            kek: kek?,
-            policy: policy?,
-            settings: settings?,
-            audit_stream: audit_stream?,
-            http: http?,
-            front_threads: front_threads?,
-            hash_threads: hash_threads?,
-            log: log?,
-        })
-    }
+/// `None` only where a fault was noted.
+fn config(reader: &mut Reader<'_>, command: &Command) -> Option<Config> {
+    let nats = reader.nats("iam-svc");
+    let subjects = nats.as_ref().and_then(|nats| Subjects::new(&nats.subject_prefix).ok());
+    let store = reader.parsed("store", str::parse);
+    let data_dir = reader.path("data-dir");
+    let kek = match reader.secret("kek-file", Readers::OwnerAlone) {
+        Some((given, origin)) => match Kek::from_base64(&given) {
+            Ok(kek) => Some(KekSource::Given(kek)),
+            Err(rule) => reader.fault("kek-file", origin, rule.to_string()),
+        },
+        // A data directory has its own.
+        None => match (command, store) {
+            (Command::MigrateStore { from: StoreKind::Cassandra, .. }, _) => {
+                let rule = "must be given with --from cassandra: the one of all its replicas";
+                reader.fault("kek-file", Origin::Default, rule)
+            }
+            (Command::MigrateStore { from: StoreKind::Embedded, .. }, _) => Some(KekSource::DataDir),
+            (_, Some(StoreKind::Cassandra)) => {
+                let rule = "must be given with --store cassandra: all replicas need the same one";
+                reader.fault("kek-file", Origin::Default, rule)
+            }
+            (_, Some(StoreKind::Embedded) | None) => Some(KekSource::DataDir),
+        },
+    };
+    let cassandra = cassandra::cassandra(reader);
+    let policy = policy(reader);
+    let settings = settings(reader, command);
+    let audit_stream = reader.parsed("audit-stream", |text| match text {
+        "auto" => Ok(AuditStream::Auto),
+        "require" => Ok(AuditStream::Require),
+        "off" => Ok(AuditStream::Off),
+        _ => Err("must be `auto`, `require` or `off`".to_owned()),
+    });
+    let http = reader.parsed("http-addr", health::address);
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let front_threads = reader.number_or("front-threads", 1, MAX_FRONT_THREADS, (cores / 8).clamp(1, 8));
+    let hash_threads = reader.number_or("hash-threads", 1, MAX_HASH_THREADS, (cores / 2).max(1));
+    let log = reader.parsed("log", logs::filter);
+    Some(Config {
+        nats: nats?,
+        subjects: subjects?,
+        store: store?,
+        data_dir: data_dir?,
+        cassandra: cassandra?,
+        kek: kek?,
+        policy: policy?,
+        settings: settings?,
+        audit_stream: audit_stream?,
+        http: http?,
+        front_threads: front_threads?,
+        hash_threads: hash_threads?,
+        log: log?,
+    })
+}
 
-    fn nats(&mut self) -> Option<Nats> {
-        let servers = self.parsed("nats-url", |text| {
-            let servers: Result<Vec<ServerAddr>, _> = text.split(',').map(|url| url.trim().parse()).collect();
-            let servers = servers.map_err(|e| e.to_string())?;
-            // The client library would leave them out without a word.
-            if servers.iter().any(|server| server.username().is_some() || server.password().is_some()) {
-                return Err(
-                    "takes no user and password: they go to --nats-user and --nats-password-file, a token \
-                            to --nats-token-file"
-                        .to_owned(),
-                );
-            }
-            Ok(servers)
-        });
-        let creds = self.file_text("nats-creds", Readers::Any);
-        let nkey = self.file_text("nats-nkey", Readers::OwnerAlone);
-        let user = self.given("nats-user");
-        let password = self.secret("nats-password-file", Readers::Any);
-        let token = self.secret("nats-token-file", Readers::Any);
-        let ways = [creds.is_some(), nkey.is_some(), user.is_some(), token.is_some()];
-        if ways.iter().filter(|given| **given).count() > 1 {
-            let origin = Origin::Flag;
-            let rule = "give only one of --nats-creds, --nats-nkey, --nats-user and --nats-token-file";
-            self.fault::<()>("nats-user", origin, rule);
+fn settings(reader: &mut Reader<'_>, command: &Command) -> Option<Settings> {
+    let bootstrap = bootstrap(reader, command);
+    let token_lifetime_s = reader.number("token-lifetime-s", 1, MAX_LIFETIME_S);
+    let grace_period_s = reader.number("grace-period-s", MIN_GRACE_S, MAX_LIFETIME_S);
+    if let (Some(lifetime), Some(grace)) = (token_lifetime_s, grace_period_s)
+        && grace < lifetime
+    {
+        let origin = reader.given("grace-period-s").map_or(Origin::Default, |given| given.origin);
+        let rule = format!("must be at least the token lifetime, {lifetime}");
+        reader.note("grace-period-s", origin, rule);
+    }
+    let name = |text: &str| {
+        let fits = (1..=1024).contains(&text.len()) && !text.chars().any(char::is_control);
+        if fits { Ok(text.to_owned()) } else { Err("must be 1 to 1,024 printable characters".to_owned()) }
+    };
+    let issuer = reader.parsed("issuer", name);
+    let audience = reader.parsed("audience", name);
+    let allow_ttl_s = reader.number("allow-ttl-s", 0, MAX_DECISION_TTL_S);
+    let deny_ttl_s = reader.number("deny-ttl-s", 0, MAX_DECISION_TTL_S);
+    let anonymous_user = match reader.given("anonymous-user") {
+        None => Some(None),
+        Some(given) => match given.text.parse() {
+            Ok(user) => Some(Some(user)),
+            Err(rule) => reader.fault("anonymous-user", given.origin, rule),
+        },
+    };
+    let audit_allow_all = reader.parsed("audit-allow", |text| match text {
+        "summary" => Ok(false),
+        "all" => Ok(true),
+        _ => Err("must be `summary` or `all`".to_owned()),
+    });
+    Some(Settings {
+        bootstrap: bootstrap?,
+        issuer: issuer?,
+        audience: audience?,
+        token_lifetime_s: token_lifetime_s?,
+        grace_period_s: grace_period_s?,
+        allow_ttl_s: allow_ttl_s?,
+        deny_ttl_s: deny_ttl_s?,
+        anonymous_user: anonymous_user?,
+        audit_allow_all: audit_allow_all?,
+    })
+}
+
+/// Source: protocol section 7.
+fn bootstrap(reader: &mut Reader<'_>, command: &Command) -> Option<BootstrapMode> {
+    let token = reader.secret("bootstrap-token-file", Readers::Any);
+    let Some(mode) = reader.given("bootstrap-mode") else {
+        // These bring nobody in by bootstrap, so that they need not be told how.
+        if matches!(command, Command::RecoverAdmin { .. } | Command::MigrateStore { .. }) {
+            return Some(BootstrapMode::Bootstrap);
         }
-        let auth = match (creds, nkey, token, user, password) {
-            (Some((creds, _)), ..) => NatsAuth::Credentials(creds),
-            (_, Some((seed, _)), ..) => NatsAuth::Nkey(seed),
-            (_, _, Some((token, _)), ..) => NatsAuth::Token(token),
-            (.., Some(user), Some((password, _))) => NatsAuth::Password { user: user.text, password },
-            (.., Some(user), None) => {
-                self.fault::<()>("nats-user", user.origin, "needs --nats-password-file");
-                NatsAuth::None
-            }
-            (.., None, Some((_, origin))) => {
-                self.fault::<()>("nats-password-file", origin, "needs --nats-user");
-                NatsAuth::None
-            }
-            (.., None, None) => NatsAuth::None,
-        };
-        let tls_ca = self.readable("nats-tls-ca");
-        let (cert, key) = (self.readable("nats-tls-cert"), self.readable("nats-tls-key"));
-        let tls_client = match (cert, key) {
-            (Some(cert), Some(key)) => Some((cert, key)),
-            (None, None) => None,
-            _ => self.fault("nats-tls-cert", Origin::Flag, "a certificate and its key go together"),
-        };
-        let inbox_prefix = self.parsed("nats-inbox-prefix", |text| {
-            let token = |t: &str| {
-                !t.is_empty() && t.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-')
-            };
-            let fits = text.len() <= 128 && text.split('.').all(token);
-            if fits {
-                Ok(text.to_owned())
+        return reader.fault("bootstrap-mode", Origin::Default, "must be chosen: `token` or `bootstrap`");
+    };
+    match (mode.text.as_str(), token) {
+        ("token", Some((token, origin))) => {
+            let bytes = token.expose().as_bytes();
+            let well_formed = bytes.iter().all(|b| b.is_ascii_alphanumeric() || *b == b'_' || *b == b'-');
+            if well_formed && (24..=256).contains(&bytes.len()) {
+                Some(BootstrapMode::Token(token))
             } else {
-                Err("must be tokens of A-Z a-z 0-9 _ - joined by dots".to_owned())
+                let rule = "the token must be 24 to 256 characters of A-Z a-z 0-9 _ -";
+                reader.fault("bootstrap-token-file", origin, rule)
             }
-        });
-        Some(Nats { servers: servers?, auth, tls_ca, tls_client, inbox_prefix: inbox_prefix? })
-    }
-
-    fn settings(&mut self, command: &Command) -> Option<Settings> {
-        let bootstrap = self.bootstrap(command);
-        let token_lifetime_s = self.number("token-lifetime-s", 1, MAX_LIFETIME_S);
-        let grace_period_s = self.number("grace-period-s", MIN_GRACE_S, MAX_LIFETIME_S);
-        if let (Some(lifetime), Some(grace)) = (token_lifetime_s, grace_period_s)
-            && grace < lifetime
-        {
-            let origin = self.given("grace-period-s").map_or(Origin::Default, |given| given.origin);
-            let rule = format!("must be at least the token lifetime, {lifetime}");
-            self.fault::<()>("grace-period-s", origin, rule);
         }
-        let name = |text: &str| {
-            let fits = (1..=1024).contains(&text.len()) && !text.chars().any(char::is_control);
-            if fits { Ok(text.to_owned()) } else { Err("must be 1 to 1,024 printable characters".to_owned()) }
-        };
-        let issuer = self.parsed("issuer", name);
-        let audience = self.parsed("audience", name);
-        let allow_ttl_s = self.number("allow-ttl-s", 0, MAX_DECISION_TTL_S);
-        let deny_ttl_s = self.number("deny-ttl-s", 0, MAX_DECISION_TTL_S);
-        let anonymous_user = match self.given("anonymous-user") {
-            None => Some(None),
-            Some(given) => match given.text.parse() {
-                Ok(user) => Some(Some(user)),
-                Err(rule) => self.fault("anonymous-user", given.origin, rule),
-            },
-        };
-        let audit_allow_all = self.parsed("audit-allow", |text| match text {
-            "summary" => Ok(false),
-            "all" => Ok(true),
-            _ => Err("must be `summary` or `all`".to_owned()),
-        });
-        Some(Settings {
-            bootstrap: bootstrap?,
-            issuer: issuer?,
-            audience: audience?,
-            token_lifetime_s: token_lifetime_s?,
-            grace_period_s: grace_period_s?,
-            allow_ttl_s: allow_ttl_s?,
-            deny_ttl_s: deny_ttl_s?,
-            anonymous_user: anonymous_user?,
-            audit_allow_all: audit_allow_all?,
-        })
-    }
-
-    /// Source: protocol section 7.
-    fn bootstrap(&mut self, command: &Command) -> Option<BootstrapMode> {
-        let token = self.secret("bootstrap-token-file", Readers::Any);
-        let Some(mode) = self.given("bootstrap-mode") else {
-            // These bring nobody in by bootstrap, so that they need not be told how.
-            if matches!(command, Command::RecoverAdmin { .. } | Command::MigrateStore { .. }) {
-                return Some(BootstrapMode::Bootstrap);
-            }
-            return self.fault("bootstrap-mode", Origin::Default, "must be chosen: `token` or `bootstrap`");
-        };
-        match (mode.text.as_str(), token) {
-            ("token", Some((token, origin))) => {
-                let bytes = token.expose().as_bytes();
-                let well_formed = bytes.iter().all(|b| b.is_ascii_alphanumeric() || *b == b'_' || *b == b'-');
-                if well_formed && (24..=256).contains(&bytes.len()) {
-                    Some(BootstrapMode::Token(token))
-                } else {
-                    let rule = "the token must be 24 to 256 characters of A-Z a-z 0-9 _ -";
-                    self.fault("bootstrap-token-file", origin, rule)
-                }
-            }
-            ("token", None) => {
-                self.fault("bootstrap-token-file", Origin::Default, "--bootstrap-mode token needs a token")
-            }
-            ("bootstrap", None) => Some(BootstrapMode::Bootstrap),
-            ("bootstrap", Some((_, origin))) => {
-                self.fault("bootstrap-token-file", origin, "--bootstrap-mode bootstrap takes no token")
-            }
-            _ => self.fault("bootstrap-mode", mode.origin, "must be `token` or `bootstrap`"),
+        ("token", None) => {
+            reader.fault("bootstrap-token-file", Origin::Default, "--bootstrap-mode token needs a token")
         }
+        ("bootstrap", None) => Some(BootstrapMode::Bootstrap),
+        ("bootstrap", Some((_, origin))) => {
+            reader.fault("bootstrap-token-file", origin, "--bootstrap-mode bootstrap takes no token")
+        }
+        _ => reader.fault("bootstrap-mode", mode.origin, "must be `token` or `bootstrap`"),
     }
+}
 
-    fn policy(&mut self) -> Option<Arc<Policy>> {
-        let given = self.given("policy-file");
-        let (source, origin) = match given {
-            None => (PolicySource::default(), Origin::Default),
-            Some(given) => {
-                let text = match read_text(Path::new(&given.text)) {
-                    Ok(text) => text,
-                    Err(rule) => return self.fault("policy-file", given.origin, rule),
-                };
-                match toml::from_str::<PolicyFile>(text.expose()) {
-                    Ok(file) => (file.into_source(), given.origin),
-                    Err(e) => return self.fault("policy-file", given.origin, told(&e, text.expose())),
-                }
+fn policy(reader: &mut Reader<'_>) -> Option<Arc<Policy>> {
+    let given = reader.given("policy-file");
+    let (source, origin) = match given {
+        None => (PolicySource::default(), Origin::Default),
+        Some(given) => {
+            let text = match read_text(Path::new(&given.text)) {
+                Ok(text) => text,
+                Err(rule) => return reader.fault("policy-file", given.origin, rule),
+            };
+            match toml::from_str::<PolicyFile>(text.expose()) {
+                Ok(file) => (file.into_source(), given.origin),
+                Err(e) => return reader.fault("policy-file", given.origin, told(&e, text.expose())),
             }
-        };
-        match Policy::build(&source) {
-            Ok(policy) => Some(Arc::new(policy)),
-            Err(rules) => {
-                for rule in rules {
-                    self.fault::<()>("policy-file", origin.clone(), rule);
-                }
-                None
+        }
+    };
+    match Policy::build(&source) {
+        Ok(policy) => Some(Arc::new(policy)),
+        Err(rules) => {
+            for rule in rules {
+                reader.note("policy-file", origin.clone(), rule);
             }
+            None
         }
     }
 }
@@ -413,6 +299,8 @@ mod tests {
     use std::fs;
     use std::os::unix::fs::PermissionsExt;
 
+    use iam_client::NatsLogin;
+
     use super::*;
 
     fn read(args: &[&str], environment: &[(&str, &str)]) -> Result<Config, Vec<String>> {
@@ -445,7 +333,7 @@ mod tests {
         assert_eq!((settings.token_lifetime_s, settings.grace_period_s), (3_600, 86_400));
         assert_eq!((settings.issuer.as_str(), settings.audience.as_str()), ("trustgraph-iam", "trustgraph"));
         assert_eq!((settings.allow_ttl_s, settings.deny_ttl_s, settings.audit_allow_all), (60, 5, false));
-        assert!(matches!(config.kek, KekSource::DataDir) && matches!(config.nats.auth, NatsAuth::None));
+        assert!(matches!(config.kek, KekSource::DataDir) && matches!(config.nats.login, NatsLogin::None));
         assert_eq!(config.nats.inbox_prefix, "_INBOX_iam-svc");
     }
 
@@ -457,7 +345,7 @@ mod tests {
         let environment = [("IAM_CONFIG", path.as_str()), ("IAM_ISSUER", "env"), ("IAM_AUDIENCE", "env")];
         let config = read(&[MODE[0], MODE[1], "--issuer", "flag"], &environment).unwrap();
         assert_eq!((config.settings.issuer.as_str(), config.settings.audience.as_str()), ("flag", "env"));
-        assert_eq!((config.settings.deny_ttl_s, config.nats.servers.len()), (7, 2));
+        assert_eq!((config.settings.deny_ttl_s, config.nats.urls.len()), (7, 2));
         let config = read(&MODE, &[("IAM_CONFIG", path.as_str()), ("IAM_ISSUER", "")]).unwrap();
         assert_eq!(config.settings.issuer, "file", "an empty variable counts as absent");
     }

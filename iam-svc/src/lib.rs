@@ -17,10 +17,12 @@
 //! replicas would have to agree on among themselves.
 
 pub mod config;
-pub mod exit;
 pub mod http;
 pub mod open;
 pub mod telemetry;
+
+// What all programs around the bus end with.
+pub use iam_client::program::exit;
 
 pub mod bus;
 
@@ -48,17 +50,18 @@ use std::future::Future;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use iam_client::Connection;
 use iam_schema::changes::Change;
 use tokio::time::Instant;
 
 use crate::bus::{Bus, Parts};
-use crate::config::{AuditStream, Config, IfMissing, Nats};
+use crate::config::{AuditStream, Config, IfMissing};
 use crate::ctx::Ctx;
 use crate::dispatch::Dispatch;
 use crate::dispatch::audit::Audit;
 use crate::error::OpError;
 use crate::exit::{Cause, Exit};
-use crate::http::Health;
+use crate::http::Report;
 use crate::open::open;
 use crate::telemetry::Metrics;
 
@@ -76,7 +79,7 @@ const AUDIT_QUEUE: usize = 16_384;
 /// What [`serve`] needs beside the seams.
 #[derive(Debug)]
 pub struct Serving {
-    pub nats: Nats,
+    pub nats: Connection,
     pub subjects: iam_schema::subject::Subjects,
     pub audit_stream: AuditStream,
     pub http: Option<std::net::SocketAddr>,
@@ -107,10 +110,10 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
 pub async fn serve(ctx: Arc<Ctx>, serving: Serving, shutdown: impl Future<Output = ()>) -> Result<(), Exit> {
     let Serving { nats, subjects, audit_stream, http, front_threads, deadline } = serving;
     let metrics = Arc::new(Metrics::new());
-    let health = Health { store: ctx.store.clone(), metrics: metrics.clone(), bus: OnceLock::new() };
+    let health = Report { store: ctx.store.clone(), metrics: metrics.clone(), bus: OnceLock::new() };
     let health = Arc::new(health);
     let http = match http {
-        Some(address) => Some(http::serve(address, health.clone()).await?),
+        Some(address) => Some(iam_client::program::health::serve(address, health.clone()).await?),
         None => None,
     };
     let (http_address, http) = http.unzip();

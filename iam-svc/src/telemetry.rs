@@ -1,6 +1,5 @@
-//! Logs and metrics.
+//! Metrics.
 
-use std::io::IsTerminal;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
@@ -13,53 +12,8 @@ use prometheus_client::metrics::family::{Family, MetricConstructor};
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
-use tracing_subscriber::filter::filter_fn;
-use tracing_subscriber::layer::SubscriberExt;
-use tracing_subscriber::util::SubscriberInitExt;
-use tracing_subscriber::{EnvFilter, fmt};
 
 use crate::store::Swept;
-
-/// The client libraries of NATS and Cassandra. They log every attempt to reconnect; we log each change of state once.
-const CHATTY: [&str; 2] = ["async_nats", "scylla"];
-
-/// Sends logs to stderr: in lines for people on a terminal, as JSON elsewhere. A second call does nothing.
-///
-/// Chatty libraries are held back unless the filter names them.
-pub fn init(filter: &str) {
-    let unnamed = CHATTY.iter().filter(|target| !filter.contains(*target));
-    let filter = unnamed.fold(filter.to_owned(), |filter, target| format!("{filter},{target}=error"));
-    let filter = EnvFilter::try_new(filter).unwrap_or_default();
-    let (lines, json) = if std::io::stderr().is_terminal() {
-        (Some(fmt::layer().with_writer(std::io::stderr)), None)
-    } else {
-        (None, Some(fmt::layer().json().flatten_event(true).with_ansi(false).with_writer(std::io::stderr)))
-    };
-    let subscriber = tracing_subscriber::registry().with(lines).with(json).with(filter);
-    // An error means that somebody else, such as a test, has a subscriber in place; that one stays.
-    let _ = subscriber.with(filter_fn(may_be_shown)).try_init();
-}
-
-/// Has each panic tell where it was, and not what it says: its text may quote what was being worked on, such as a
-/// password. On stderr until there is a log.
-pub fn tell_panics() {
-    std::panic::set_hook(Box::new(|panic| {
-        let place = panic.location().map(ToString::to_string).unwrap_or_default();
-        let thread = std::thread::current().name().unwrap_or_default().to_owned();
-        if tracing::dispatcher::has_been_set() {
-            tracing::error!(event = "iam.panic", place, thread, "panic");
-        } else {
-            eprintln!("iam-svc: panic at {place}");
-        }
-    }));
-}
-
-/// Whether what is logged there may be shown. At their lower levels client libraries show whole messages, with the
-/// passwords and keys in them: no filter that somebody sets to find a fault lets that through.
-fn may_be_shown(metadata: &tracing::Metadata<'_>) -> bool {
-    !CHATTY.iter().any(|target| metadata.target().starts_with(target))
-        || *metadata.level() <= tracing::Level::INFO
-}
 
 /// Upper bounds of the duration histogram, in seconds: from what memory answers to what a hash under load takes.
 const BUCKETS_S: [f64; 13] =
@@ -132,20 +86,20 @@ impl Dropped {
 
 /// Which connection of a front.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Connection {
+pub enum LinkKind {
     Service,
     Api,
     /// Audit and discovery.
     House,
 }
 
-impl Connection {
+impl LinkKind {
     /// The name in labels and logs.
     pub const fn as_str(self) -> &'static str {
         match self {
-            Connection::Service => "service",
-            Connection::Api => "api",
-            Connection::House => "house",
+            LinkKind::Service => "service",
+            LinkKind::Api => "api",
+            LinkKind::House => "house",
         }
     }
 }
@@ -352,12 +306,12 @@ impl Metrics {
     }
 
     /// Counts a connection that was lost and stands again.
-    pub fn reconnected(&self, connection: Connection) {
+    pub fn reconnected(&self, connection: LinkKind) {
         self.reconnects.get_or_create(&ConnectionLabels { connection: connection.as_str() }).inc();
     }
 
     /// Counts a notice that messages were lost because we were too slow.
-    pub fn slow_consumer(&self, connection: Connection) {
+    pub fn slow_consumer(&self, connection: LinkKind) {
         self.slow_consumers.get_or_create(&ConnectionLabels { connection: connection.as_str() }).inc();
     }
 

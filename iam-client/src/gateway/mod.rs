@@ -39,7 +39,8 @@ use std::time::{Duration, Instant};
 use iam_schema::audit::{AuditPayload, AuditType};
 use iam_schema::changes::Follower;
 use iam_schema::decisions::Decision;
-use iam_schema::{Secret, Timestamp};
+use iam_schema::tokens::change_password_audience;
+use iam_schema::{Secret, Timestamp, UserId};
 use sha2::{Digest, Sha256};
 use tokio::sync::{Notify, Semaphore};
 
@@ -218,9 +219,12 @@ impl Gateway {
         }
     }
 
-    /// Whether questions are answered at this moment: once begun, as long as nothing may have been missed.
+    /// Whether questions are answered at this moment: once begun, as long as an instance of the service is heard and
+    /// nothing may have been missed.
     pub fn is_ready(&self) -> bool {
-        self.0.begun.load(Ordering::Acquire) && self.0.trusts(self.0.clock.monotonic_ms())
+        self.0.begun.load(Ordering::Acquire)
+            && self.0.trusts(self.0.clock.monotonic_ms())
+            && self.0.follower().instances() > 0
     }
 
     /// Whoever reads the bus tells this of events.
@@ -249,8 +253,28 @@ impl Gateway {
         }
     }
 
+    /// Whose token this is, if it is one of somebody who must change the password, which
+    /// [`authenticate`](Gateway::authenticate) refuses: it is good for whoami and change-password on the API plane, and
+    /// the service has the last word there. `None` for every other credential.
+    ///
+    /// # Errors
+    /// `Unavailable` when that cannot be told.
+    ///
+    /// Source: protocol section 5, "Must change the password".
+    pub async fn must_change_password(&self, credential: &Secret) -> Result<Option<UserId>, GatewayError> {
+        let audience = change_password_audience(&self.0.setting.audience);
+        if !self.0.begin().await {
+            return Err(self.0.not_ready());
+        }
+        let checked = self.0.verify(credential, &audience).await?;
+        Ok(checked.ok().map(|(claims, _)| claims.sub))
+    }
+
     /// Whether somebody may. The time to live says for how many seconds the answer may be used again; whoever asks
     /// anew gets a newer one.
+    ///
+    /// The identity is believed: whoever keeps one for longer than a request must
+    /// [authenticate](Gateway::authenticate) its credential again.
     ///
     /// # Errors
     /// `Unavailable` when that cannot be decided, `Invalid` for an empty capability.

@@ -9,6 +9,9 @@ use smallvec::SmallVec;
 
 use crate::error::ClientError;
 
+/// The longest question whose answer is remembered, in bytes: a workspace id has 63 at most, a capability some 30.
+const MAX_REMEMBERED: usize = 512;
+
 /// A capability, and on what: as `authorise` takes them, ready to be asked many times.
 #[derive(Debug, Clone, Eq)]
 pub struct Question {
@@ -62,6 +65,12 @@ impl Question {
     /// The capability that is asked for.
     pub fn capability(&self) -> &str {
         &self.capability
+    }
+
+    /// Whether it is too long to be remembered. What stands in it may come from a caller, and memory is bounded by
+    /// the number of answers.
+    pub(super) fn is_long(&self) -> bool {
+        self.capability.len() + self.resource.len() + self.parameters.len() > MAX_REMEMBERED
     }
 
     pub(super) fn resource_json(&self) -> &str {

@@ -4,6 +4,7 @@
 
 use std::io::Write;
 
+use iam_client::Connection;
 use iam_schema::audit::{AuditEvent, AuditOutcome, AuditPayload, AuditType, SCHEMA_VERSION};
 use iam_schema::changes::{Change, ChangeEvent};
 use iam_schema::codec::{Format, encode};
@@ -11,7 +12,7 @@ use iam_schema::subject::{Plane, Subjects};
 use tokio::time::Instant;
 
 use crate::bus;
-use crate::config::{Config, IfMissing, Nats};
+use crate::config::{Config, IfMissing};
 use crate::ctx::Ctx;
 use crate::domain::caller::Caller;
 use crate::domain::users::Username;
@@ -61,7 +62,7 @@ async fn tell(ctx: &Ctx, serving: &Serving, call: &Call, username: &Username, ou
 
 async fn publish(
     ctx: &Ctx,
-    nats: &Nats,
+    nats: &Connection,
     subjects: &Subjects,
     call: &Call,
     username: &Username,

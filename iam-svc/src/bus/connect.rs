@@ -3,11 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_nats::ConnectOptions;
+use async_nats::{Client, ConnectOptions};
+use iam_client::{ConnectError, Connection};
 
 use super::link::Link;
-use crate::config::{Nats, NatsAuth};
-use crate::telemetry::{Connection, Metrics};
+use crate::telemetry::{LinkKind, Metrics};
 
 /// How many messages a subscription holds. The client library drops what comes beyond, without a word. In one go
 /// it reads up to 8 MiB (128 reads of 64 KiB), some 80,000 of the smallest requests, before a front has its turn.
@@ -21,16 +21,15 @@ pub(super) const CONNECT: Duration = Duration::from_secs(5);
 const MAX_RECONNECT_PAUSE: Duration = Duration::from_secs(2);
 
 /// How to connect.
-pub(super) fn options(nats: &Nats, link: Arc<Link>) -> std::io::Result<ConnectOptions> {
+pub(super) fn options(nats: &Connection, link: Arc<Link>) -> Result<ConnectOptions, ConnectError> {
     // Whoever may publish on the API plane can cut that connection: it comes back fast, but not in a tight loop.
     let first_pause = match link.connection {
-        Connection::Api => Duration::from_millis(20),
-        Connection::Service | Connection::House => Duration::ZERO,
+        LinkKind::Api => Duration::from_millis(20),
+        LinkKind::Service | LinkKind::House => Duration::ZERO,
     };
     let name = format!("iam-svc {} {}", link.connection.as_str(), link.front);
-    let mut options = ConnectOptions::new()
+    let options = ConnectOptions::new()
         .name(name)
-        .custom_inbox_prefix(&nats.inbox_prefix)
         .subscription_capacity(SUBSCRIPTION_CAPACITY)
         .connection_timeout(CONNECT)
         .ping_interval(PING)
@@ -45,32 +44,23 @@ pub(super) fn options(nats: &Nats, link: Arc<Link>) -> std::io::Result<ConnectOp
             link.event(event);
             std::future::ready(())
         });
-    options = match &nats.auth {
-        NatsAuth::None => options,
-        NatsAuth::Credentials(text) => options.credentials(text.expose())?,
-        NatsAuth::Nkey(seed) => options.nkey(seed.expose().trim().to_owned()),
-        NatsAuth::Password { user, password } => {
-            options.user_and_password(user.clone(), password.expose().to_owned())
-        }
-        NatsAuth::Token(token) => options.token(token.expose().to_owned()),
-    };
-    if let Some(ca) = &nats.tls_ca {
-        options = options.add_root_certificates(ca.clone()).require_tls(true);
-    }
-    if let Some((cert, key)) = &nats.tls_client {
-        options = options.add_client_certificate(cert.clone(), key.clone()).require_tls(true);
-    }
-    Ok(options)
+    nats.with_login(options)
+}
+
+/// Connects once, for what runs without the bus.
+async fn once(nats: &Connection) -> Result<Client, String> {
+    let link = Arc::new(Link::new(LinkKind::House, 0, Arc::new(Metrics::new())));
+    let options = options(nats, link).map_err(|e| e.to_string())?;
+    let servers = nats.servers().map_err(|e| e.to_string())?;
+    options.connect(servers).await.map_err(|e| e.to_string())
 }
 
 /// Connects once and says hello, for `iam-svc check`.
 ///
 /// # Errors
 /// In words, when that does not work.
-pub async fn probe(nats: &Nats) -> Result<(), String> {
-    let link = Arc::new(Link::new(Connection::House, 0, Arc::new(Metrics::new())));
-    let options = options(nats, link).map_err(|e| e.to_string())?;
-    let client = options.connect(nats.servers.as_slice()).await.map_err(|e| e.to_string())?;
+pub async fn probe(nats: &Connection) -> Result<(), String> {
+    let client = once(nats).await?;
     client.flush().await.map_err(|e| e.to_string())
 }
 
@@ -79,12 +69,10 @@ pub async fn probe(nats: &Nats) -> Result<(), String> {
 /// # Errors
 /// In words, when that does not work.
 pub async fn publish_once(
-    nats: &Nats,
+    nats: &Connection,
     messages: impl IntoIterator<Item = (String, Vec<u8>)>,
 ) -> Result<(), String> {
-    let link = Arc::new(Link::new(Connection::House, 0, Arc::new(Metrics::new())));
-    let options = options(nats, link).map_err(|e| e.to_string())?;
-    let client = options.connect(nats.servers.as_slice()).await.map_err(|e| e.to_string())?;
+    let client = once(nats).await?;
     for (subject, payload) in messages {
         client.publish(subject, payload.into()).await.map_err(|e| e.to_string())?;
     }

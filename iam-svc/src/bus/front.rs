@@ -20,7 +20,7 @@ use super::changes::{self, Following, Outgoing};
 use super::message::{headers, reply_subject};
 use super::{Phase, Shared};
 use crate::dispatch::{Answer, Incoming, Later, Reply};
-use crate::telemetry::{Connection, Dropped};
+use crate::telemetry::{Dropped, LinkKind};
 
 /// How many messages are handled before the connections get their turn: enough to make one write of many
 /// replies, and no more than about 100 µs of work.
@@ -129,8 +129,8 @@ impl Front {
         outbox: mpsc::UnboundedReceiver<Outgoing>,
         standing: oneshot::Sender<()>,
     ) -> Result<Self, String> {
-        let client = shared.connect(Connection::Service, index).await?;
-        let api_client = shared.connect(Connection::Api, index).await?;
+        let client = shared.connect(LinkKind::Service, index).await?;
+        let api_client = shared.connect(LinkKind::Api, index).await?;
         let failed = |e: SubscribeError| format!("cannot subscribe: {e}");
         let (service, heard) = Lane::open(&client, Plane::Service, &shared.subjects).await.map_err(failed)?;
         let (api, api_heard) = Lane::open(&api_client, Plane::Api, &shared.subjects).await.map_err(failed)?;

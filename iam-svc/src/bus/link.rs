@@ -8,7 +8,7 @@ use async_nats::connection::State;
 use async_nats::{Client, Event, ServerError};
 use tokio::time::Instant;
 
-use crate::telemetry::{Connection, Metrics};
+use crate::telemetry::{LinkKind, Metrics};
 
 /// The shortest time between two log lines about the same thing.
 const LOG_GATE: Duration = Duration::from_secs(5);
@@ -18,7 +18,7 @@ const REFUSING: Duration = Duration::from_secs(2);
 /// A connection, as its events tell of it.
 #[derive(Debug)]
 pub(super) struct Link {
-    pub(super) connection: Connection,
+    pub(super) connection: LinkKind,
     pub(super) front: usize,
     metrics: Arc<Metrics>,
     pub(super) client: std::sync::OnceLock<Client>,
@@ -30,7 +30,7 @@ pub(super) struct Link {
 }
 
 impl Link {
-    pub(super) fn new(connection: Connection, front: usize, metrics: Arc<Metrics>) -> Self {
+    pub(super) fn new(connection: LinkKind, front: usize, metrics: Arc<Metrics>) -> Self {
         Self {
             connection,
             front,
@@ -50,13 +50,13 @@ impl Link {
     /// The API plane's connection can be cut by whoever may publish there, and discovery is a comfort: neither
     /// makes the replica less ready, unless the server refuses what they need.
     pub(super) fn problem(&self) -> Option<String> {
-        if self.connection == Connection::House {
+        if self.connection == LinkKind::House {
             return None;
         }
         if let Some(refused) = self.refusal().in_force(Instant::now()) {
             return Some(format!("NATS refuses: {refused}"));
         }
-        let cut = self.connection == Connection::Service && !self.connected();
+        let cut = self.connection == LinkKind::Service && !self.connected();
         cut.then(|| "not connected to NATS".to_owned())
     }
 

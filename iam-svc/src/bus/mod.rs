@@ -31,6 +31,7 @@ use std::time::Duration;
 
 use async_nats::Client;
 use async_nats::connection::State;
+use iam_client::Connection;
 use iam_schema::audit::AuditEvent;
 use iam_schema::changes::{Change, HEARTBEAT_MS, SILENCE_MS};
 use iam_schema::subject::{Plane, Subjects};
@@ -49,11 +50,11 @@ use self::discovery::Discovery;
 use self::front::Front;
 use self::link::Link;
 use crate::clock::Clock;
-use crate::config::{AuditStream, Nats};
+use crate::config::AuditStream;
 use crate::ctx::Ctx;
 use crate::dispatch::Dispatch;
 use crate::exit::{Cause, Exit};
-use crate::telemetry::{Connection, Metrics};
+use crate::telemetry::{LinkKind, Metrics};
 
 /// The most requests a plane that are worked on behind the fronts. It bounds memory: each holds a payload of up
 /// to 256 KiB, and what they wait for, the store and the hash pool, has far shorter queues of its own. One bound
@@ -73,7 +74,7 @@ const LAST_BYTES: Duration = Duration::from_secs(2);
 /// What the bus is made of.
 #[derive(Debug)]
 pub struct Parts {
-    pub nats: Nats,
+    pub nats: Connection,
     pub subjects: Subjects,
     pub front_threads: usize,
     pub audit_stream: AuditStream,
@@ -96,7 +97,7 @@ enum Phase {
 /// What fronts and workers share.
 #[derive(Debug)]
 struct Shared {
-    nats: Nats,
+    nats: Connection,
     subjects: Subjects,
     ctx: Arc<Ctx>,
     clock: Arc<dyn Clock>,
@@ -148,12 +149,13 @@ impl Shared {
     }
 
     /// Connects, and tries again until the start-up time-out. A connection that was made is kept up for ever.
-    async fn connect(&self, connection: Connection, front: usize) -> Result<Client, String> {
+    async fn connect(&self, connection: LinkKind, front: usize) -> Result<Client, String> {
         let link = Arc::new(Link::new(connection, front, self.metrics.clone()));
         let options = options(&self.nats, link.clone()).map_err(|e| e.to_string())?;
+        let servers = self.nats.servers().map_err(|e| e.to_string())?;
         let mut said = String::new();
         loop {
-            match options.clone().connect(self.nats.servers.as_slice()).await {
+            match options.clone().connect(servers.as_slice()).await {
                 Ok(client) => {
                     link.client.get_or_init(|| client.clone());
                     self.links.lock().unwrap_or_else(PoisonError::into_inner).push(link);
@@ -201,7 +203,7 @@ impl Shared {
     /// Whether what we publish leaves at once.
     fn publisher_connected(&self) -> bool {
         let links = self.links.lock().unwrap_or_else(PoisonError::into_inner);
-        links.iter().any(|link| link.front == 0 && link.connection == Connection::Service && link.connected())
+        links.iter().any(|link| link.front == 0 && link.connection == LinkKind::Service && link.connected())
     }
 }
 
@@ -268,7 +270,7 @@ impl Bus {
             deadline,
         });
 
-        let house = shared.connect(Connection::House, 0).await.map_err(unreachable)?;
+        let house = shared.connect(LinkKind::House, 0).await.map_err(unreachable)?;
         let stream = match audit_stream {
             AuditStream::Off => Stream::Off,
             AuditStream::Auto => Stream::Wanted,

@@ -13,7 +13,7 @@ use iam_schema::decisions::Check;
 use iam_schema::subject::{Plane, Subjects};
 use iam_svc::Serving;
 use iam_svc::clock::SystemClock;
-use iam_svc::config::{AuditStream, Nats, NatsAuth};
+use iam_svc::config::AuditStream;
 use iam_svc::domain::policy::Policy;
 use iam_svc::domain::users::User;
 use iam_svc::store::{InsertUser, InsertWorkspace, Store, UpdateUser};
@@ -42,13 +42,7 @@ impl Replica {
         let setup = Setup { seed: SEED.fetch_add(1, Ordering::Relaxed), ..Setup::default() };
         let serving = Serving {
             deadline: tokio::time::Instant::now() + std::time::Duration::from_secs(60),
-            nats: Nats {
-                servers: vec![line.url().parse().expect("an address")],
-                auth: NatsAuth::None,
-                tls_ca: None,
-                tls_client: None,
-                inbox_prefix: "_INBOX".into(),
-            },
+            nats: Connection::to([line.url()]),
             subjects: Subjects::new(prefix).expect("a prefix"),
             audit_stream: AuditStream::Off,
             http: None,

@@ -3,10 +3,10 @@
 use std::fs::File;
 use std::process::{Command, Stdio};
 
+use iam_client::program::logs;
 use iam_schema::ErrorKind;
 use iam_schema::subject::Plane;
 use iam_svc::dispatch::Headers;
-use iam_svc::telemetry;
 use iam_tests::canary::{Canaries, Places};
 use iam_tests::faulty::{Fault, Faulty};
 use iam_tests::world::Setup;
@@ -67,9 +67,9 @@ fn panic_tells_its_place_and_nothing_of_its_text() {
 /// Panics before there is a log, in some thread, and below operations.
 fn panic_everywhere(secret: &str) {
     let thread = |text: String| drop(std::thread::spawn(move || panic!("{text}")).join());
-    telemetry::tell_panics();
+    logs::tell_panics("iam-svc");
     thread(secret.to_owned());
-    telemetry::init("trace");
+    logs::init("trace");
     thread(secret.to_owned());
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     runtime.block_on(async {

@@ -63,7 +63,7 @@ pub fn configuration(data: &[u8]) {
             assert!(settings.allow_ttl_s <= 3_600 && settings.deny_ttl_s <= 3_600);
             assert!(!settings.issuer.is_empty() && !settings.audience.is_empty());
             assert!((1..=64).contains(&config.front_threads) && (1..=256).contains(&config.hash_threads));
-            assert!(!config.nats.servers.is_empty() && !config.policy.root_roles().is_empty());
+            assert!(!config.nats.urls.is_empty() && !config.policy.root_roles().is_empty());
             // What was given is what counts.
             if let Some(issuer) = file.get("issuer").and_then(Value::as_str).filter(|text| !text.is_empty()) {
                 assert_eq!(settings.issuer, issuer);

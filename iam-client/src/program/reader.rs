@@ -11,7 +11,7 @@ use std::str::FromStr;
 
 use iam_schema::Secret;
 
-use super::arguments::{SETTINGS, environment_name};
+use super::settings::{Flags, Table, environment_name, rows};
 
 /// The largest file that a setting may name, in bytes.
 const MAX_FILE: u64 = 1024 * 1024;
@@ -21,13 +21,13 @@ const MAX_FILE: u64 = 1024 * 1024;
 pub struct Fault {
     /// The name of the setting, without dashes before it.
     pub setting: String,
-    pub(super) origin: Origin,
+    pub origin: Origin,
     pub rule: String,
 }
 
 /// Where a value came from.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Origin {
+pub enum Origin {
     Flag,
     Environment(String),
     File(PathBuf),
@@ -49,23 +49,59 @@ pub type Environment<'e> = &'e dyn Fn(&str) -> Option<OsString>;
 
 /// A value and where it came from.
 #[derive(Debug, Clone)]
-pub(super) struct Given {
+pub struct Given {
     pub text: String,
     pub origin: Origin,
 }
 
 /// Looks settings up in their three sources, and gathers what is wrong with them.
-pub(super) struct Reader<'r> {
-    pub flags: &'r BTreeMap<&'static str, String>,
-    pub environment: Environment<'r>,
-    pub file: BTreeMap<String, String>,
-    pub path: PathBuf,
-    pub faults: Vec<Fault>,
+pub struct Reader<'r> {
+    table: Table,
+    flags: &'r Flags,
+    environment: Environment<'r>,
+    file: BTreeMap<String, String>,
+    path: PathBuf,
+    faults: Vec<Fault>,
+}
+
+impl std::fmt::Debug for Reader<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Reader")
+            .field("path", &self.path)
+            .field("faults", &self.faults)
+            .finish_non_exhaustive()
+    }
+}
+
+impl<'r> Reader<'r> {
+    /// Reads all settings of a table by `make`, which gives `None` only where it noted a fault.
+    ///
+    /// # Errors
+    /// All faults at once, in the order of the settings.
+    pub fn read<T>(
+        table: Table,
+        flags: &'r Flags,
+        environment: Environment<'r>,
+        make: impl FnOnce(&mut Self) -> Option<T>,
+    ) -> Result<T, Vec<Fault>> {
+        let (file, path, faults) = (BTreeMap::new(), PathBuf::new(), Vec::new());
+        let mut reader = Self { table, flags, environment, file, path, faults };
+        reader.read_file();
+        match make(&mut reader) {
+            Some(made) if reader.faults.is_empty() => Ok(made),
+            _ => {
+                let place = |fault: &Fault| rows(table).position(|row| row.name == fault.setting);
+                reader.faults.sort_by_key(place);
+                reader.faults.dedup();
+                Err(reader.faults)
+            }
+        }
+    }
 }
 
 impl Reader<'_> {
     /// Reads the settings file, if one is named.
-    pub(super) fn read_file(&mut self) {
+    fn read_file(&mut self) {
         let Some(given) = self.given("config") else { return };
         self.path = PathBuf::from(&given.text);
         let text = match read_text(&self.path) {
@@ -78,7 +114,7 @@ impl Reader<'_> {
         };
         for (name, value) in table {
             let origin = Origin::File(self.path.clone());
-            if !SETTINGS.iter().any(|s| s.name == name && name != "config") {
+            if !rows(self.table).any(|row| row.name == name && name != "config") {
                 self.note(&name, origin, "no such setting");
                 continue;
             }
@@ -95,7 +131,7 @@ impl Reader<'_> {
 
     /// The value of a setting without regard to its default. Empty text in the environment counts as absent:
     /// that is how compose files and unit files write it.
-    pub(super) fn given(&mut self, name: &'static str) -> Option<Given> {
+    pub fn given(&mut self, name: &'static str) -> Option<Given> {
         if let Some(text) = self.flags.get(name) {
             return Some(Given { text: text.clone(), origin: Origin::Flag });
         }
@@ -111,23 +147,22 @@ impl Reader<'_> {
         Some(Given { text, origin: Origin::File(self.path.clone()) })
     }
 
-    pub(super) fn given_or_default(&mut self, name: &'static str) -> Option<Given> {
+    /// The value of a setting, or its default.
+    fn given_or_default(&mut self, name: &'static str) -> Option<Given> {
         self.given(name).or_else(|| {
-            let setting = SETTINGS.iter().find(|s| s.name == name && !s.default.is_empty())?;
+            let setting = rows(self.table).find(|row| row.name == name && !row.default.is_empty())?;
             Some(Given { text: setting.default.to_owned(), origin: Origin::Default })
         })
     }
 
-    pub(super) fn parsed<T>(
-        &mut self,
-        name: &'static str,
-        parse: impl Fn(&str) -> Result<T, String>,
-    ) -> Option<T> {
+    /// A setting in its type; `None` where it is not given and has no default, or a fault was noted.
+    pub fn parsed<T>(&mut self, name: &'static str, parse: impl Fn(&str) -> Result<T, String>) -> Option<T> {
         let given = self.given_or_default(name)?;
         parse(&given.text).map_or_else(|rule| self.fault(name, given.origin, rule), Some)
     }
 
-    pub(super) fn number<T>(&mut self, name: &'static str, min: T, max: T) -> Option<T>
+    /// A whole number between these.
+    pub fn number<T>(&mut self, name: &'static str, min: T, max: T) -> Option<T>
     where
         T: FromStr + PartialOrd + fmt::Display + Copy,
     {
@@ -137,25 +172,21 @@ impl Reader<'_> {
         })
     }
 
-    pub(super) fn number_or(
-        &mut self,
-        name: &'static str,
-        min: usize,
-        max: usize,
-        default: usize,
-    ) -> Option<usize> {
+    /// A whole number between these, or another where it is not given.
+    pub fn number_or(&mut self, name: &'static str, min: usize, max: usize, default: usize) -> Option<usize> {
         match self.given(name) {
             Some(_) => self.number(name, min, max),
             None => Some(default),
         }
     }
 
-    pub(super) fn path(&mut self, name: &'static str) -> Option<PathBuf> {
+    /// A path as it was given.
+    pub fn path(&mut self, name: &'static str) -> Option<PathBuf> {
         self.given_or_default(name).map(|given| PathBuf::from(given.text))
     }
 
     /// The path of a file that is there and can be read.
-    pub(super) fn readable(&mut self, name: &'static str) -> Option<PathBuf> {
+    pub fn readable(&mut self, name: &'static str) -> Option<PathBuf> {
         let given = self.given(name)?;
         match fs::File::open(&given.text) {
             Ok(_) => Some(PathBuf::from(given.text)),
@@ -163,8 +194,21 @@ impl Reader<'_> {
         }
     }
 
+    /// A certificate and its key, both or neither; `None` only where a fault was noted.
+    pub fn certificate(
+        &mut self,
+        cert: &'static str,
+        key: &'static str,
+    ) -> Option<Option<(PathBuf, PathBuf)>> {
+        match (self.readable(cert), self.readable(key)) {
+            (Some(cert), Some(key)) => Some(Some((cert, key))),
+            (None, None) => Some(None),
+            _ => self.fault(cert, Origin::Flag, "a certificate and its key go together"),
+        }
+    }
+
     /// What stands in the file that a setting names.
-    pub(super) fn file_text(&mut self, name: &'static str, readers: Readers) -> Option<(Secret, Origin)> {
+    pub fn file_text(&mut self, name: &'static str, readers: Readers) -> Option<(Secret, Origin)> {
         let given = self.given(name)?;
         let path = Path::new(&given.text);
         match readers.check(path).and_then(|()| read_text(path)) {
@@ -175,7 +219,7 @@ impl Reader<'_> {
     }
 
     /// A secret: from the file that the setting names, or itself in the environment.
-    pub(super) fn secret(&mut self, name: &'static str, readers: Readers) -> Option<(Secret, Origin)> {
+    pub fn secret(&mut self, name: &'static str, readers: Readers) -> Option<(Secret, Origin)> {
         let variable = environment_name(name.strip_suffix("-file").unwrap_or(name));
         let direct = (self.environment)(&variable).filter(|value| !value.is_empty());
         let from_file = self.given(name);
@@ -191,17 +235,13 @@ impl Reader<'_> {
         }
     }
 
-    pub(super) fn note(&mut self, name: &str, origin: Origin, rule: impl Into<String>) {
+    /// Notes a fault.
+    pub fn note(&mut self, name: &str, origin: Origin, rule: impl Into<String>) {
         self.faults.push(Fault { setting: name.to_owned(), origin, rule: rule.into() });
     }
 
     /// Notes a fault where a value was wanted.
-    pub(super) fn fault<T>(
-        &mut self,
-        name: &'static str,
-        origin: Origin,
-        rule: impl Into<String>,
-    ) -> Option<T> {
+    pub fn fault<T>(&mut self, name: &'static str, origin: Origin, rule: impl Into<String>) -> Option<T> {
         self.note(name, origin, rule);
         None
     }
@@ -209,7 +249,7 @@ impl Reader<'_> {
 
 /// Who else may read a file that holds a secret.
 #[derive(Debug, Clone, Copy)]
-pub(super) enum Readers {
+pub enum Readers {
     /// For whoever set the machine up to say: container platforms mount secrets readable by all in the container.
     Any,
     /// A key that everything else rests on: not readable by others, or we refuse it.
@@ -217,7 +257,11 @@ pub(super) enum Readers {
 }
 
 impl Readers {
-    pub(super) fn check(self, path: &Path) -> Result<(), String> {
+    /// Checks who may read a file.
+    ///
+    /// # Errors
+    /// In words, with the remedy.
+    pub fn check(self, path: &Path) -> Result<(), String> {
         let Readers::OwnerAlone = self else { return Ok(()) };
         let mode = fs::metadata(path).map_err(|e| format!("cannot read {}: {e}", path.display()))?.mode();
         if mode & 0o007 == 0 {
@@ -229,7 +273,10 @@ impl Readers {
 }
 
 /// Reads a small text file. One line end after it does not count.
-pub(super) fn read_text(path: &Path) -> Result<Secret, String> {
+///
+/// # Errors
+/// In words; a file over 1 MiB is one.
+pub fn read_text(path: &Path) -> Result<Secret, String> {
     let fails = |e: io::Error| format!("cannot read {}: {e}", path.display());
     if fs::metadata(path).map_err(fails)?.len() > MAX_FILE {
         return Err(format!("{} is over {MAX_FILE} bytes", path.display()));
@@ -246,7 +293,7 @@ pub(super) fn read_text(path: &Path) -> Result<Secret, String> {
 
 /// What is wrong with a text in TOML, and in which line. The line itself is not shown: it may be of a file that was
 /// named by mistake, such as one with a key.
-pub(super) fn told(error: &toml::de::Error, text: &str) -> String {
+pub fn told(error: &toml::de::Error, text: &str) -> String {
     let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
     format!("line {}: {}", before.matches('\n').count() + 1, error.message().replace('\n', " "))
 }

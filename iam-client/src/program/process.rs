@@ -1,0 +1,52 @@
+//! The process itself.
+
+use std::future::Future;
+use std::process::ExitCode;
+
+use rustix::process::{Resource, Rlimit, setrlimit};
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::exit::Exit;
+
+/// Keys and credentials are in memory: they must not get into a file by way of a crash, nor to other processes of the
+/// same user by way of `/proc` and debuggers.
+///
+/// The limit alone is not enough: where a program takes the dumps in, as on most distributions, Linux ignores it.
+///
+/// # Errors
+/// When the system refuses.
+///
+/// Source: core(5), "Piping core dumps to a program"; PR_SET_DUMPABLE(2const).
+pub fn without_dumps() -> std::io::Result<()> {
+    #[cfg(target_os = "linux")]
+    rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable)?;
+    Ok(setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) })?)
+}
+
+/// Waits until SIGTERM or SIGINT asks the program to end.
+///
+/// # Errors
+/// When signals cannot be caught.
+pub fn asked_to_end() -> std::io::Result<impl Future<Output = ()> + Send> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    })
+}
+
+/// Tells why the program ends, on stderr, and gives its exit code.
+pub fn ended(program: &str, result: Result<(), Exit>) -> ExitCode {
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(exit) => {
+            for line in exit.reason.lines() {
+                eprintln!("{program}: {line}");
+            }
+            ExitCode::from(exit.cause.code())
+        }
+    }
+}
