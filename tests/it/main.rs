@@ -12,6 +12,7 @@ mod gateway;
 mod golden;
 mod guessing;
 mod hostile;
+mod http;
 mod memory;
 mod model;
 mod races;

@@ -17,10 +17,10 @@ use iam_svc::clock::ManualClock;
 use iam_svc::store::cassandra::Setting;
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::campaign::rounds;
 use crate::cassandra::{self, Keyspace};
+use crate::http;
 use crate::scene::Wire;
 use crate::terminal;
 
@@ -154,26 +154,19 @@ impl Deployment {
 
     /// Sends a signal.
     pub fn signal(&self, signal: Signal) {
-        let pid = i32::try_from(self.id()).ok().and_then(Pid::from_raw).expect("a process id");
-        kill_process(pid, signal).expect("the process is there");
+        send_signal(&self.child, signal);
     }
 
     /// Asks the replica to end, and waits for that; its exit code.
     pub async fn terminate(&mut self) -> Option<i32> {
         self.signal(Signal::TERM);
-        self.ended(Duration::from_secs(20)).await
+        self.ended(ENDING).await
     }
 
     /// Waits until the replica has ended by itself; its exit code, none if a signal ended it.
     pub async fn ended(&mut self, within: Duration) -> Option<i32> {
-        let deadline = tokio::time::Instant::now() + within;
-        loop {
-            if let Some(status) = self.child.try_wait().expect("a child") {
-                return status.code();
-            }
-            assert!(tokio::time::Instant::now() < deadline, "iam-svc runs on:\n{}", self.log());
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
+        let log = || std::fs::read_to_string(self.dir.path().join("log")).unwrap_or_default();
+        ended(&mut self.child, within, log).await
     }
 
     /// What `/readyz` says: `None` is ready, else why not. Needs `--http-addr 127.0.0.1:0`.
@@ -188,14 +181,8 @@ impl Deployment {
         let ready = log.lines().rfind(|line| line.contains("iam.ready")).expect("it was ready once");
         let ready: serde_json::Value = serde_json::from_str(ready).expect("JSON");
         let address = ready["http"].as_str().expect("an address");
-        let mut stream = tokio::net::TcpStream::connect(address).await.expect("health endpoints");
-        let request = format!("GET {path} HTTP/1.1\r\nHost: iam\r\nConnection: close\r\n\r\n");
-        stream.write_all(request.as_bytes()).await.expect("sent");
-        let mut reply = String::new();
-        stream.read_to_string(&mut reply).await.expect("a reply");
-        let status = reply.split(' ').nth(1).and_then(|status| status.parse().ok()).expect("a status");
-        let body = reply.split_once("\r\n\r\n").map(|(_, body)| body.trim().to_owned());
-        (status, body.unwrap_or_default())
+        let reply = http::get(address, path).await;
+        (reply.status, reply.body.trim().to_owned())
     }
 
     /// The process, for signals.
@@ -263,6 +250,27 @@ impl Drop for Deployment {
             let _ = other.kill();
             let _ = other.wait();
         }
+    }
+}
+
+/// How long a program may take to end when it is asked to.
+pub const ENDING: Duration = Duration::from_secs(20);
+
+/// Sends a signal to a program.
+pub fn send_signal(child: &Child, signal: Signal) {
+    let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw).expect("a process id");
+    kill_process(pid, signal).expect("the process is there");
+}
+
+/// Waits until a program has ended by itself; its exit code, none if a signal ended it.
+pub async fn ended(child: &mut Child, within: Duration, log: impl Fn() -> String) -> Option<i32> {
+    let deadline = tokio::time::Instant::now() + within;
+    loop {
+        if let Some(status) = child.try_wait().expect("a child") {
+            return status.code();
+        }
+        assert!(tokio::time::Instant::now() < deadline, "it runs on:\n{}", log());
+        tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
 

@@ -19,14 +19,18 @@ pub mod facts;
 pub mod faulty;
 pub mod gateway;
 pub mod gateway_model;
+pub mod http;
+pub mod http_gateway;
 pub mod model;
 pub mod nats_server;
 pub mod proxy;
 pub mod scene;
 pub mod schedule;
 pub mod terminal;
+pub mod websocket;
 pub mod world;
 
 pub use deployment::Deployment;
+pub use http_gateway::HttpGateway;
 pub use scene::{Reply, Scene, Wire};
 pub use world::World;
