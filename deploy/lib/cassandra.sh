@@ -7,15 +7,42 @@
 #   start_cassandra "$dir" 3           does that too, and starts them; returns once they take clients
 #   cassandra_command "$dir" 2         sets $cassandra_command, which runs the second node in the foreground
 #
-# Without a container engine it takes a JDK (11 or 17) and Maven: the jars come from the registry, once for all
-# checkouts. Nodes listen on 127.0.0.1, 127.0.0.2 and so on, at ports that were free.
+# It runs in a container if docker or podman answers and can run the image; else it takes a JDK (11 or 17) and Maven, and
+# the jars come from the registry, once for all checkouts. IAM_CASSANDRA_BY=maven or =container insists on one of them.
+# Nodes listen on 127.0.0.1, 127.0.0.2 and so on, at ports that were free.
 
 # shellcheck disable=SC2154 # tools_dir and started_pid are set by lib/nats.sh
 
 cassandra_version=5.0.4
 cassandra_jars=${tools_dir%/bin}/cassandra-$cassandra_version
+cassandra_image=docker.io/library/cassandra:$cassandra_version
+# docker or podman, where that runs the nodes.
+cassandra_engine=
 
 ensure_cassandra() {
+  case ${IAM_CASSANDRA_BY:-} in
+    maven) ensure_cassandra_jars ;;
+    container) find_cassandra_engine || { say "neither docker nor podman can run $cassandra_image"; return 1; } ;;
+    *) find_cassandra_engine || ensure_cassandra_jars ;;
+  esac
+}
+
+# Sets $cassandra_engine to one that answers, has the image or can fetch it, and can run it.
+find_cassandra_engine() {
+  local engine
+  for engine in docker podman; do
+    type -P "$engine" >/dev/null && "$engine" info >/dev/null 2>&1 || continue
+    say "trying $cassandra_image with $engine"
+    "$engine" image inspect "$cassandra_image" >/dev/null 2>&1 || "$engine" pull -q "$cassandra_image" >&2 || continue
+    [[ $("$engine" run --rm --network host --entrypoint cassandra "$cassandra_image" -v) == *"$cassandra_version"* ]] ||
+      continue
+    cassandra_engine=$engine
+    return
+  done
+  return 1
+}
+
+ensure_cassandra_jars() {
   [[ -d $cassandra_jars ]] && return
   if ! type -P java >/dev/null || ! type -P mvn >/dev/null; then
     say "Cassandra takes a JDK (11 or 17) and Maven here: apt-get install default-jdk-headless maven"
@@ -122,6 +149,19 @@ cassandra_opens=(
 
 cassandra_command() {
   local dir=$1/node$2 agents module options=()
+  if [[ $cassandra_engine ]]; then
+    # Files in the directory are to be ours; podman maps us to root without this.
+    options=(--user "$(id -u):$(id -g)")
+    if [[ $cassandra_engine == podman ]]; then options+=(--userns keep-id); fi
+    cassandra_command=(
+      "$cassandra_engine" run --rm --network host "${options[@]}" --volume "$dir:$dir" --env CASSANDRA_LOG_DIR="$dir"
+      --env MAX_HEAP_SIZE="${IAM_CASSANDRA_HEAP:-1G}" --env HEAP_NEWSIZE=200M --entrypoint cassandra "$cassandra_image"
+      -f -R -Dcassandra.config="file://$dir/cassandra.yaml" -Dlogback.configurationFile="$dir/logback.xml"
+      -Dcassandra.storagedir="$dir" -Dcassandra.ring_delay_ms=2000 -Dcassandra.skip_wait_for_gossip_to_settle=0
+      -Dcassandra.superuser_setup_delay_ms=0 -Djava.net.preferIPv4Stack=true
+    )
+    return
+  fi
   agents=("$cassandra_jars"/jamm-*.jar)
   for module in "${cassandra_exports[@]}"; do options+=(--add-exports "$module=ALL-UNNAMED"); done
   for module in "${cassandra_opens[@]}"; do options+=(--add-opens "$module=ALL-UNNAMED"); done

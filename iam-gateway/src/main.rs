@@ -14,6 +14,7 @@ fn start() -> Result<(), Exit> {
     // Before anything secret is read.
     logs::tell_panics("iam-gateway");
     let undumped = process::without_dumps();
+    process::with_many_files();
     let arguments = match Arguments::parse(std::env::args_os()) {
         Ok(arguments) => arguments,
         Err(help) => {

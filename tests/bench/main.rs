@@ -5,10 +5,14 @@
 //! figure that decides where a rate cannot.
 //!
 //! `cargo run --release -p iam-tests --bin bench` (after `cargo build --release`); `--rounds N`, `--seconds S`;
-//! `--gateway` for what a gateway answers out of memory.
+//! `--gateway` for what a gateway answers out of memory, `--revocation` for how fast gateways in processes of their own
+//! hear of an end, `--http` for requests and sockets of `iam-gateway`.
 
+mod dropping;
 mod gateway;
+mod http;
 mod load;
+mod revocation;
 mod stage;
 
 use std::time::Duration;
@@ -27,8 +31,22 @@ fn main() -> Result<()> {
         let size = option("--size").context("--size")?.parse()?;
         return runtime.block_on(load::echo(&url, subject, size));
     }
-    if arguments.iter().any(|argument| argument == "--gateway") {
+    let asked = |name: &str| arguments.iter().any(|argument| argument == name);
+    if let Some(url) = option("--follower") {
+        return runtime.block_on(revocation::follow(&url, &option("--prefix").context("--prefix")?));
+    }
+    if let Some(url) = option("--routes") {
+        return runtime.block_on(http::serve_routes(&url, &option("--prefix").context("--prefix")?));
+    }
+    if asked("--gateway") {
         return runtime.block_on(gateway::measure());
+    }
+    if asked("--revocation") {
+        let rounds = option("--rounds").map_or(Ok(1_000), |n| n.parse())?;
+        return runtime.block_on(revocation::measure(rounds));
+    }
+    if asked("--http") {
+        return runtime.block_on(http::measure());
     }
     let rounds = option("--rounds").map_or(Ok(6), |n| n.parse())?;
     let seconds: f64 = option("--seconds").map_or(Ok(2.0), |s| s.parse())?;

@@ -7,10 +7,13 @@
 //!
 //! Source: protocol section 8.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+mod consumer;
+
 use std::sync::Arc;
 use std::time::Duration;
 
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use iam_client::gateway::{Gateway, Question, Setting};
 use iam_schema::changes::{Change, ChangeEvent, HEARTBEAT_MS, SILENCE_MS};
 use iam_schema::codec::decode;
@@ -27,6 +30,7 @@ use rand::{RngExt, SeedableRng};
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
+use self::consumer::{Consumer, Known, Letter};
 use crate::gateway::{GatewayClock, InProcess};
 use crate::model::ground::{Backend, Ground};
 use crate::world::{Setup, World};
@@ -39,82 +43,6 @@ const PASSWORD: &str = "violet-anvil-93-sings";
 /// remembers their answers meanwhile.
 const DOUBT_MS: i64 = SILENCE_MS;
 const DOUBTED_MS: i64 = 500;
-
-/// An event or a heartbeat on its way.
-#[derive(Debug, Clone)]
-struct Letter {
-    instance: usize,
-    payload: Vec<u8>,
-    seq: u64,
-    /// The events that it tells of.
-    tells: Vec<u64>,
-    heartbeat: bool,
-}
-
-/// What somebody who follows the events must know.
-#[derive(Debug, Default)]
-struct Consumer {
-    inbox: VecDeque<Letter>,
-    cut: bool,
-    /// When each instance was heard last.
-    heard: BTreeMap<usize, i64>,
-    /// Events that were told, and up to which number those of an instance are known to be over, since when.
-    told: BTreeSet<(usize, u64)>,
-    over: BTreeMap<usize, (u64, i64)>,
-    /// Instances of which no heartbeat has come since the connection stands again.
-    awaited: BTreeSet<usize>,
-}
-
-/// What is known of a change.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Known {
-    /// With its version.
-    Told,
-    /// That something was missed, since then.
-    Missed(i64),
-}
-
-impl Consumer {
-    fn take(&mut self, letter: &Letter, now_ms: i64) {
-        self.heard.insert(letter.instance, now_ms);
-        for seq in &letter.tells {
-            self.told.insert((letter.instance, *seq));
-        }
-        if letter.heartbeat {
-            self.awaited.remove(&letter.instance);
-            let over = self.over.entry(letter.instance).or_insert((0, now_ms));
-            if letter.seq > over.0 {
-                *over = (letter.seq, now_ms);
-            }
-        }
-    }
-
-    /// The connection was cut and stands again.
-    fn mend(&mut self) {
-        self.cut = false;
-        self.awaited = self.heard.keys().copied().collect();
-    }
-
-    /// Whether nothing may be answered out of memory.
-    fn distrusts(&mut self, now_ms: i64) -> bool {
-        let heard = &self.heard;
-        let alive = |instance: &usize| heard.get(instance).is_some_and(|ms| now_ms - ms < SILENCE_MS);
-        self.awaited.retain(alive);
-        !self.awaited.is_empty()
-    }
-
-    fn knows(&self, end: &End, now_ms: i64) -> Option<Known> {
-        // One that it had given up before heard nothing of the change.
-        let gone_ms = self.heard.get(&end.instance).map(|heard| heard + SILENCE_MS);
-        let silent = gone_ms.filter(|gone_ms| (end.at_ms..=now_ms).contains(gone_ms));
-        let Some(seq) = end.seq else { return silent.map(Known::Missed) };
-        if self.told.contains(&(end.instance, seq)) {
-            return Some(Known::Told);
-        }
-        let over = self.over.get(&end.instance).filter(|(last, _)| *last >= seq).map(|(_, since)| *since);
-        over.or(silent).map(Known::Missed)
-    }
-}
 
 struct Replica {
     instance: usize,
@@ -139,6 +67,8 @@ struct Held {
     secret: Secret,
     user: usize,
     key_id: Option<String>,
+    /// Of a token: the key that signed it.
+    kid: Option<String>,
 }
 
 /// From some change on these credentials may not what they could before.
@@ -185,6 +115,13 @@ struct Play {
     outcome: Outcome,
     /// Last of all: what the replicas have open.
     ground: Ground,
+}
+
+/// The key that signed a token.
+fn kid(token: &Secret) -> Option<String> {
+    let header = token.expose().split('.').next()?;
+    let header: Value = serde_json::from_slice(&URL_SAFE_NO_PAD.decode(header).ok()?).ok()?;
+    Some(header["kid"].as_str()?.to_owned())
 }
 
 /// Plays one schedule of so many steps.
@@ -282,7 +219,8 @@ impl Play {
         let request = json!({ "username": format!("user{user}"), "password": PASSWORD });
         let made = self.ask(0, "login", request).await;
         if made.error.is_none() {
-            self.credentials.push(Held { secret: made.jwt, user, key_id: None });
+            let kid = kid(&made.jwt);
+            self.credentials.push(Held { secret: made.jwt, user, key_id: None, kid });
         }
     }
 
@@ -292,7 +230,7 @@ impl Play {
         let made = self.ask(0, "create-api-key", request).await;
         if made.error.is_none() {
             let key_id = made.api_key.map(|key| key.id);
-            self.credentials.push(Held { secret: made.api_key_plaintext, user, key_id });
+            self.credentials.push(Held { secret: made.api_key_plaintext, user, key_id, kid: None });
         }
     }
 
@@ -463,7 +401,7 @@ impl Play {
         let user = self.rng.random_range(0..USERS);
         let id = self.users[user].clone();
         let of_user = |held: &Held| held.user == user;
-        let (operation, request, ended): (&str, Value, Vec<usize>) = match self.rng.random_range(0..12) {
+        let (operation, request, ended): (&str, Value, Vec<usize>) = match self.rng.random_range(0..13) {
             0..4 => {
                 let keys = self.indices(|held| held.key_id.is_some());
                 let Some(&key) = keys.choose(&mut self.rng) else { return };
@@ -482,7 +420,13 @@ impl Play {
                 let ended = if self.demoted[user] { Vec::new() } else { self.indices(of_user) };
                 ("update-user", request, ended)
             }
-            _ => ("rotate-signing-key", json!({}), Vec::new()),
+            11 => ("rotate-signing-key", json!({}), Vec::new()),
+            _ => {
+                let tokens = self.indices(|held| held.kid.is_some());
+                let Some(&token) = tokens.choose(&mut self.rng) else { return };
+                let kid = self.credentials[token].kid.clone();
+                ("retire-signing-key", json!({ "key_id": kid }), self.indices(|held| held.kid == kid))
+            }
         };
         let (response, changes) = self.carried_out(replica, operation, request).await;
         if response.error.is_some() || changes.is_empty() {

@@ -227,6 +227,12 @@ impl Gateway {
             && self.0.follower().instances() > 0
     }
 
+    /// Waits for the next event, heartbeats among them: one comes every two seconds. Whoever holds something open for a
+    /// caller looks again then; an event that comes after this was called, and before it is waited for, counts.
+    pub fn changed(&self) -> impl Future<Output = ()> + Send + '_ {
+        self.0.changed.notified()
+    }
+
     /// Whoever reads the bus tells this of events.
     pub fn hears(&self) -> Arc<dyn Hears> {
         self.0.clone()

@@ -23,6 +23,13 @@ pub fn without_dumps() -> std::io::Result<()> {
     Ok(setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) })?)
 }
 
+/// Has as many files open as the system lets us: a connection is one, and the usual limit is 1,024.
+pub fn with_many_files() {
+    let limit = rustix::process::getrlimit(Resource::Nofile);
+    // Where it cannot be raised, the limit shows when it is reached.
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit });
+}
+
 /// Waits until SIGTERM or SIGINT asks the program to end.
 ///
 /// # Errors
