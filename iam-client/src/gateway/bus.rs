@@ -46,6 +46,11 @@ pub trait Bus: Send + Sync + 'static {
 
     /// Publishes an audit event, where it can be: nothing waits for it.
     fn audit(&self, event_type: &str, payload: Vec<u8>);
+
+    /// Waits until what was published has left.
+    fn flush(&self) -> BoxFuture<'_, ()> {
+        std::future::ready(()).boxed()
+    }
 }
 
 /// Whoever is told of events.
@@ -200,10 +205,21 @@ impl Bus for NatsBus {
 
     fn audit(&self, event_type: &str, payload: Vec<u8>) {
         let (nats, subject) = (self.opened.nats.clone(), self.opened.subjects.audit(event_type));
-        tokio::spawn(async move {
-            // Without a connection it waits in the driver's buffer, which is bounded.
+        let mut publishing = async move {
             let _ = nats.publish(subject, payload.into()).await;
-        });
+        }
+        .boxed();
+        // The driver has a buffer, and room in it as a rule.
+        if publishing.as_mut().now_or_never().is_none() {
+            tokio::spawn(publishing);
+        }
+    }
+
+    fn flush(&self) -> BoxFuture<'_, ()> {
+        async {
+            let _ = self.opened.nats.flush().await;
+        }
+        .boxed()
     }
 }
 

@@ -7,7 +7,7 @@ use std::hash::{BuildHasher, Hash};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use iam_schema::changes::ChangeKind;
+use iam_schema::changes::{ChangeKind, Floors};
 use iam_schema::decisions::Decision;
 use iam_schema::tokens::{Claims, Expect, KeySetError, TokenError, VerifyKeys};
 use iam_schema::{ErrorKind, IamRequest, KeyKid, OperationName, Secret, Timestamp};
@@ -56,12 +56,12 @@ impl Shared {
     where
         F: Future<Output = Result<T, GatewayError>>,
     {
-        if !self.begin().await {
-            return Err(self.not_ready());
-        }
         let lane = self.hasher.hash_one(about) % 64;
         let lane = usize::try_from(lane).ok().and_then(|lane| self.lanes.get(lane));
         let asked = async {
+            if !self.begin().await {
+                return Err(self.not_ready());
+            }
             let _turn = match lane {
                 Some(lane) => Some(lane.lock().await),
                 None => None,
@@ -69,9 +69,34 @@ impl Shared {
             let _room = self.room.acquire().await;
             ask().await
         };
+        self.in_time(asked).await
+    }
+
+    /// Waits no longer than callers are to wait.
+    pub(super) async fn in_time<T>(
+        &self,
+        asked: impl Future<Output = Result<T, GatewayError>>,
+    ) -> Result<T, GatewayError> {
         let within = self.setting.deadline;
         let late = |_| GatewayError::Unavailable(format!("no answer within {within:?}"));
         tokio::time::timeout(within, asked).await.map_err(late)?
+    }
+
+    /// The versions that are known of what a request rests on.
+    pub(super) fn floors_of(&self, request: &IamRequest<'_>) -> Floors {
+        let user = |id: &str| Rest::Record(ChangeKind::User, id.to_owned());
+        let mut rests: Vec<Rest> = [&request.actor, &request.user_id]
+            .iter()
+            .filter(|id| !id.is_empty())
+            .map(|id| user(id))
+            .collect();
+        let record = request.workspace_record.as_ref().and_then(|record| record.id.as_deref());
+        let workspaces = [Some(request.workspace.as_ref()), record];
+        rests.extend(workspaces.into_iter().flatten().filter(|id| !id.is_empty()).map(Rest::workspace));
+        if !request.key_id.is_empty() {
+            rests.push(Rest::Record(ChangeKind::ApiKey, request.key_id.clone().into_owned()));
+        }
+        self.memory.floors(&rests)
     }
 
     /// Learns whose credential this is.

@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
 
 use iam_schema::UserId;
-use iam_schema::changes::{Change, ChangeKind, Floors, Highest, MAX_FLOORS};
+use iam_schema::changes::{Change, ChangeKind, DELETED, Floors, Highest, MAX_FLOORS};
 use quick_cache::Equivalent;
 use quick_cache::sync::Cache as Bounded;
 use smallvec::SmallVec;
@@ -214,6 +214,17 @@ impl Memory {
         Q: Hash + Equivalent<K> + ?Sized,
     {
         answers.get(key).filter(|kept| now_ms < kept.until_ms && self.holds(kept))
+    }
+
+    /// Whether the key or the user that a credential stood for was deleted: neither comes back, so that nobody has to be
+    /// asked.
+    pub fn is_gone(&self, hash: &CredentialHash) -> bool {
+        let Some(kept) = self.identities.get(hash) else { return false };
+        let highest = self.highest.read().unwrap_or_else(PoisonError::into_inner);
+        let identity = &kept.value;
+        let key = identity.key_id.map(|id| highest.get(ChangeKind::ApiKey, &id.to_string()));
+        let user = highest.get(ChangeKind::User, &identity.user_id.to_string());
+        key == Some(DELETED) || user == DELETED
     }
 
     /// Takes changes in. Versions come first: whoever took hold of a record after its anchor ended sees them.

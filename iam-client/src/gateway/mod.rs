@@ -40,7 +40,7 @@ use iam_schema::audit::{AuditPayload, AuditType};
 use iam_schema::changes::Follower;
 use iam_schema::decisions::Decision;
 use iam_schema::tokens::change_password_audience;
-use iam_schema::{Secret, Timestamp, UserId};
+use iam_schema::{IamRequest, IamResponse, OperationName, Secret, Timestamp, UserId};
 use sha2::{Digest, Sha256};
 use tokio::sync::{Notify, Semaphore};
 
@@ -52,7 +52,7 @@ use self::keys::Keys;
 use self::memory::{About, CredentialHash, Memory, Ruling};
 use self::rulings::{Rulings, SUM_UP};
 use crate::connection::Connection;
-use crate::error::ConnectError;
+use crate::error::{ClientError, ConnectError};
 use crate::sessions::Identity;
 
 /// Questions on their way at a time; the others wait.
@@ -269,11 +269,34 @@ impl Gateway {
     /// Source: protocol section 5, "Must change the password".
     pub async fn must_change_password(&self, credential: &Secret) -> Result<Option<UserId>, GatewayError> {
         let audience = change_password_audience(&self.0.setting.audience);
-        if !self.0.begin().await {
-            return Err(self.0.not_ready());
-        }
-        let checked = self.0.verify(credential, &audience).await?;
-        Ok(checked.ok().map(|(claims, _)| claims.sub))
+        let checked = async {
+            if !self.0.begin().await {
+                return Err(self.0.not_ready());
+            }
+            self.0.verify(credential, &audience).await
+        };
+        Ok(self.0.in_time(checked).await?.ok().map(|(claims, _)| claims.sub))
+    }
+
+    /// Forwards an operation on the service plane, for the `actor` in it, on the connection of the events: what it
+    /// changes is known here before its answer is. It carries the versions of what it names that are known here, so
+    /// that no replica answers out of an older record.
+    ///
+    /// # Errors
+    /// As [`Client::call`](crate::Client::call).
+    pub async fn forward(
+        &self,
+        operation: OperationName,
+        request: IamRequest<'_>,
+    ) -> Result<IamResponse, ClientError> {
+        let floors = self.0.floors_of(&request);
+        self.0.bus.ask(operation, request, &floors, self.0.setting.deadline).await
+    }
+
+    /// Tells the audit what was counted since it was told last, and waits until that has left: before an end.
+    pub async fn tell_audit(&self) {
+        self.0.tell_sums();
+        self.0.bus.flush().await;
     }
 
     /// Whether somebody may. The time to live says for how many seconds the answer may be used again; whoever asks
@@ -306,10 +329,16 @@ impl Shared {
         }
         match self.memory.look(&self.memory.identities, hash, now_ms) {
             Some(known) => Some(Ok(known.value.clone())),
-            None => self.memory.look(&self.memory.refused, hash, now_ms).map(|_| {
-                self.tell(self.rulings.refused("remembered by the gateway"));
-                Err(GatewayError::Refused)
-            }),
+            None => {
+                let refused = self.memory.look(&self.memory.refused, hash, now_ms).is_some();
+                let reason = match refused {
+                    true => "remembered by the gateway",
+                    false if self.memory.is_gone(hash) => "its key or its user was deleted",
+                    false => return None,
+                };
+                self.tell(self.rulings.refused(reason));
+                Some(Err(GatewayError::Refused))
+            }
         }
     }
 

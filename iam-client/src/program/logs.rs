@@ -7,8 +7,9 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, fmt};
 
-/// The client libraries of NATS and Cassandra. They log every attempt to reconnect; we log each change of state once.
-const CHATTY: [&str; 2] = ["async_nats", "scylla"];
+/// The client libraries of NATS and Cassandra, which log every attempt to reconnect, where we log each change of state
+/// once; and that of WebSockets, which logs whole frames.
+const CHATTY: [&str; 4] = ["async_nats", "scylla", "tungstenite", "tokio_tungstenite"];
 
 /// Checks a filter, as `--log` has it.
 ///

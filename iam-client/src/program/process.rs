@@ -1,26 +1,59 @@
 //! The process itself.
 
+use std::env::ArgsOs;
 use std::future::Future;
 use std::process::ExitCode;
 
 use rustix::process::{Resource, Rlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::exit::Exit;
+use super::exit::{Cause, Exit};
+use super::logs;
+use super::reader::Fault;
 
 /// Keys and credentials are in memory: they must not get into a file by way of a crash, nor to other processes of the
 /// same user by way of `/proc` and debuggers.
 ///
 /// The limit alone is not enough: where a program takes the dumps in, as on most distributions, Linux ignores it.
 ///
-/// # Errors
-/// When the system refuses.
-///
 /// Source: core(5), "Piping core dumps to a program"; PR_SET_DUMPABLE(2const).
-pub fn without_dumps() -> std::io::Result<()> {
+fn without_dumps() -> std::io::Result<()> {
     #[cfg(target_os = "linux")]
     rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable)?;
     Ok(setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) })?)
+}
+
+/// What every program does first: closes its memory, splits its arguments, reads its settings, begins its log. `None`
+/// where only `--help` or `--version` was asked for.
+///
+/// # Errors
+/// `Usage`, told already; `Configuration` with every fault.
+pub fn begin<A, C>(
+    program: &'static str,
+    parse: impl FnOnce(ArgsOs) -> Result<A, clap::Error>,
+    read: impl FnOnce(&A) -> Result<C, Vec<Fault>>,
+    filter: impl FnOnce(&C) -> &str,
+) -> Result<Option<(A, C)>, Exit> {
+    // Before anything secret is read.
+    logs::tell_panics(program);
+    let undumped = without_dumps();
+    let arguments = match parse(std::env::args_os()) {
+        Ok(arguments) => arguments,
+        Err(help) => {
+            // A closed terminal is no reason to fail.
+            let _ = help.print();
+            return if help.use_stderr() { Err(Exit::new(Cause::Usage, "")) } else { Ok(None) };
+        }
+    };
+    let config = read(&arguments).map_err(|faults| {
+        let lines: Vec<String> = faults.iter().map(ToString::to_string).collect();
+        Exit::new(Cause::Configuration, lines.join("\n"))
+    })?;
+    logs::init(filter(&config));
+    if let Err(error) = undumped {
+        tracing::warn!(%error, "core dumps cannot be switched off");
+    }
+    Ok(Some((arguments, config)))
 }
 
 /// Has as many files open as the system lets us: a connection is one, and the usual limit is 1,024.
