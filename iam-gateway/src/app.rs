@@ -9,11 +9,10 @@ use iam_client::Client;
 use iam_client::gateway::{Gateway, GatewayError, Question};
 use iam_client::sessions::Identity;
 use iam_schema::codec::Payload;
-use iam_schema::subject::Plane;
+use iam_schema::subject::MAX_PAYLOAD;
 use iam_schema::{ErrorKind, IamRequest, IamResponse, OperationName, Secret, UserId, WireError, WorkspaceId};
 use ipnet::IpNet;
-use serde_json::Value;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 use crate::config::{Config, Cors, Limits};
 use crate::failure::Failure;
@@ -29,8 +28,8 @@ const PAGE: u32 = 1_000;
 #[derive(Debug)]
 pub struct App {
     pub gateway: Gateway,
-    /// On the service plane, where the caller goes along as actor.
-    bus: Client,
+    /// On the API plane, for those who may do nothing but with their own credential.
+    api: Client,
     pub limits: Limits,
     pub trusted_proxies: Vec<IpNet>,
     pub cors: Option<Cors>,
@@ -60,10 +59,10 @@ pub enum Caller {
 
 impl App {
     /// A gateway over these connections.
-    pub fn new(gateway: Gateway, bus: Client, config: &Config) -> Self {
+    pub fn new(gateway: Gateway, api: Client, config: &Config) -> Self {
         Self {
             gateway,
-            bus,
+            api,
             limits: config.limits,
             trusted_proxies: config.trusted_proxies.clone(),
             cors: config.cors.clone(),
@@ -103,18 +102,28 @@ impl App {
         }
     }
 
+    /// A place among the requests that are answered at a time.
+    ///
+    /// # Errors
+    /// `Overloaded`.
+    pub fn place(&self) -> Result<OwnedSemaphorePermit, Failure> {
+        self.room.clone().try_acquire_owned().map_err(|_| {
+            self.metrics.turned_away.inc();
+            Failure::Overloaded
+        })
+    }
+
     /// Answers the request in a body: the record of the bus, in JSON.
     ///
     /// # Errors
     /// In this order: a body that is none, an operation that there is not, a credential that is not good, a field
     /// that is wrong, a capability that is lacking, and whatever the service has against it.
     pub async fn perform(&self, asking: &Asking<'_>, body: &[u8]) -> Result<Answer, Failure> {
-        let value: Value = serde_json::from_slice(body).map_err(|_| Failure::InvalidJson)?;
-        if !value.is_object() {
-            return Err(Failure::NotAnObject);
+        if body.len() > MAX_PAYLOAD {
+            return Err(Failure::TooLarge);
         }
-        let name = value.get("operation").and_then(Value::as_str).unwrap_or_default();
-        let rule = REGISTRY.rule(name).ok_or(Failure::UnknownOperation)?;
+        let (name, outline) = operations::outline(body)?;
+        let rule = REGISTRY.rule(&name).ok_or(Failure::UnknownOperation)?;
         let operation: OperationName = name.parse().map_err(|_| Failure::UnknownOperation)?;
         let caller = match operation.needs() {
             iam_schema::Needs::Public => None,
@@ -123,7 +132,8 @@ impl App {
         // As strict as on the bus: what two readers could read in two ways is refused.
         let payload = Payload::read(body)?;
         let request = payload.decode()?;
-        self.carry_out(asking, caller, operation, request, |caller| Ok(rule.question(&value, caller)?)).await
+        self.carry_out(asking, caller, operation, request, |caller| Ok(rule.question(&outline, caller)?))
+            .await
     }
 
     /// Carries out an operation for a caller; `question` makes what is asked about them first.
@@ -166,8 +176,14 @@ impl App {
         request: IamRequest<'_>,
         asking: &Asking<'_>,
     ) -> Result<IamResponse, Failure> {
-        let client = self.bus.for_request(asking.request_id).for_address(asking.client_ip.to_string());
-        Ok(client.call(operation, named(request, asking)).await?)
+        let response = self.gateway.forward(operation, named(request, asking)).await?;
+        match operations::lacks(operation, &response) {
+            None => Ok(response),
+            Some(field) => {
+                tracing::warn!(%operation, field, "a reply lacks what it must have");
+                Err(Failure::unavailable("the service gave no usable answer"))
+            }
+        }
     }
 
     /// Whose credential this is.
@@ -184,33 +200,48 @@ impl App {
     /// # Errors
     /// `AccessDenied`; `unavailable` when that cannot be decided.
     pub async fn admit(&self, caller: &Identity, question: Question, own: Own) -> Result<(), Failure> {
-        if own == Own::Anybody || self.gateway.authorise(caller, &question).await?.allow {
-            return Ok(());
-        }
-        match own {
+        // The lesser first: what is permitted is not to be in the audit as a deny.
+        let may = match own {
+            Own::Anybody => true,
             Own::Capability(lesser) => {
-                let question = Question::within(lesser, &caller.workspace);
-                match self.gateway.authorise(caller, &question).await?.allow {
-                    true => Ok(()),
-                    false => Err(Failure::AccessDenied),
-                }
+                let lesser = Question::within(lesser, &caller.workspace);
+                self.gateway.authorise(caller, &lesser).await?.allow
             }
-            Own::Nothing | Own::Anybody => Err(Failure::AccessDenied),
+            Own::Nothing => false,
+        };
+        match may || self.gateway.authorise(caller, &question).await?.allow {
+            true => Ok(()),
+            false => Err(Failure::AccessDenied),
         }
     }
 
-    /// Whether there is a workspace of this name.
+    /// Whether a caller can know a workspace of this name: their own, or any that there is where they administer all.
     ///
     /// # Errors
     /// `UnknownWorkspace`; `unavailable` when that cannot be told.
-    pub async fn workspace_is_there(&self, workspace: &str, asking: &Asking<'_>) -> Result<(), Failure> {
+    pub async fn workspace_is_there(
+        &self,
+        workspace: &str,
+        caller: &Identity,
+        asking: &Asking<'_>,
+    ) -> Result<(), Failure> {
+        if caller.workspace.as_str() == workspace {
+            return Ok(());
+        }
         let id: WorkspaceId = workspace.parse().map_err(|_| Failure::UnknownWorkspace)?;
         let record =
             iam_schema::workspaces::WorkspaceInput { id: Some(id.as_str().to_owned()), ..Default::default() };
-        let request = IamRequest { workspace_record: Some(record), ..IamRequest::default() };
+        let actor = caller.user_id.to_string().into();
+        let request = IamRequest { actor, workspace_record: Some(record), ..IamRequest::default() };
         match self.ask(OperationName::GetWorkspace, request, asking).await {
             Ok(_) => Ok(()),
-            Err(Failure::Service(error)) if error.known_kind() == Some(ErrorKind::NotFound) => {
+            // What one may not know of is not there.
+            Err(Failure::Service(error))
+                if matches!(
+                    error.known_kind(),
+                    Some(ErrorKind::NotFound | ErrorKind::OperationNotPermitted)
+                ) =>
+            {
                 Err(Failure::UnknownWorkspace)
             }
             Err(failure) => Err(failure),
@@ -254,7 +285,7 @@ impl App {
             request.user_id = user.to_string().into();
         }
         let credential = asking.credential.cloned().unwrap_or_default();
-        let client = self.bus.for_request(asking.request_id).on(Plane::Api).with_credential(credential);
+        let client = self.api.for_request(asking.request_id).with_credential(credential);
         let response = client.call(operation, named(request, asking)).await?;
         Ok(Answer { operation, response })
     }

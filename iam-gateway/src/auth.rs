@@ -32,7 +32,8 @@ pub async fn login(
         password: Secret,
         workspace: String,
     }
-    let Login { username, password, workspace } = fields(&body(request).await?)?;
+    let (body, _place) = body(&app, request).await?;
+    let Login { username, password, workspace } = fields(&body)?;
     let request = IamRequest {
         username: username.into(),
         password,
@@ -48,7 +49,8 @@ pub async fn bootstrap(
     Extension(line): Extension<Line>,
     request: Request,
 ) -> Result<Answer, Failure> {
-    let Nothing {} = fields(&body(request).await?)?;
+    let (body, _place) = body(&app, request).await?;
+    let Nothing {} = fields(&body)?;
     public(&app, &line, OperationName::Bootstrap, IamRequest::default()).await
 }
 
@@ -58,7 +60,8 @@ pub async fn bootstrap_status(
     Extension(line): Extension<Line>,
     request: Request,
 ) -> Result<Answer, Failure> {
-    let Nothing {} = fields(&body(request).await?)?;
+    let (body, _place) = body(&app, request).await?;
+    let Nothing {} = fields(&body)?;
     public(&app, &line, OperationName::BootstrapStatus, IamRequest::default()).await
 }
 
@@ -75,7 +78,8 @@ pub async fn change_password(
         current_password: Secret,
         new_password: Secret,
     }
-    let Change { current_password, new_password } = fields(&body(request).await?)?;
+    let (body, _place) = body(&app, request).await?;
+    let Change { current_password, new_password } = fields(&body).map_err(in_words)?;
     let credential = bearer(&headers);
     let asking = Asking { credential: credential.as_ref(), ..line.asking() };
     let request = IamRequest { password: current_password, new_password, ..IamRequest::default() };
@@ -83,12 +87,22 @@ pub async fn change_password(
     let caller = app.caller(operation, credential.as_ref()).await?;
     match app.carry_out(&asking, Some(caller), operation, request, |_| Ok(None)).await {
         Ok(answer) => Ok(answer),
-        Err(Failure::Service(error)) => Err(match error.known_kind() {
-            Some(ErrorKind::AuthFailed) => Failure::AuthFailure,
-            Some(ErrorKind::InvalidArgument | ErrorKind::WeakPassword) => Failure::Bad(error.message),
-            _ => Failure::Service(error),
-        }),
-        Err(failure) => Err(failure),
+        Err(Failure::Service(error)) if error.known_kind() == Some(ErrorKind::AuthFailed) => {
+            Err(Failure::AuthFailure)
+        }
+        Err(failure) => Err(in_words(failure)),
+    }
+}
+
+/// What is wrong with a new password is told by its message alone.
+fn in_words(failure: Failure) -> Failure {
+    match failure {
+        Failure::Service(error)
+            if matches!(error.known_kind(), Some(ErrorKind::InvalidArgument | ErrorKind::WeakPassword)) =>
+        {
+            Failure::Bad(error.message)
+        }
+        failure => failure,
     }
 }
 

@@ -55,7 +55,7 @@ const SETTINGS: Table = &[
     Group {
         heading: "Limits",
         settings: &[
-            Setting::new("deadline-s", "SECONDS", "10", "How long iam-svc may take for an answer"),
+            Setting::new("deadline-s", "SECONDS", "8", "How long iam-svc may take for an answer"),
             Setting::new("max-connections", "N", "16384", "Connections at a time, WebSockets among them"),
             Setting::new(
                 "max-requests",

@@ -19,7 +19,7 @@ pub async fn iam(
     headers: HeaderMap,
     request: Request,
 ) -> Result<Answer, Failure> {
-    let body = body(request).await?;
+    let (body, _place) = body(&app, request).await?;
     let credential = bearer(&headers);
     let asking = Asking { credential: credential.as_ref(), ..line.asking() };
     app.perform(&asking, &body).await

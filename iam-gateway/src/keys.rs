@@ -27,15 +27,21 @@ const CACHE: &str = "public, max-age=60, must-revalidate";
 /// What was published last.
 #[derive(Debug, Default)]
 pub struct Published {
-    set: Mutex<Option<Representation>>,
-    pem: Mutex<Option<Representation>>,
+    set: Mutex<Option<Said>>,
+    pem: Mutex<Option<Said>>,
+}
+
+/// What the service said, and when.
+#[derive(Debug)]
+struct Said {
+    what: Result<Representation, Failure>,
+    at: Instant,
 }
 
 #[derive(Debug, Clone)]
 struct Representation {
     text: String,
     tag: String,
-    since: Instant,
 }
 
 /// Every key that verifies or is about to, by RFC 7517.
@@ -58,17 +64,26 @@ pub async fn public_key(
     Ok(published.response("application/x-pem-file", &headers))
 }
 
-/// One caller asks the service; the others wait for what it says.
+/// One caller asks the service; the others wait for what it says, refusals too.
 async fn current(
     app: &App,
     line: &Line,
-    place: &Mutex<Option<Representation>>,
+    place: &Mutex<Option<Said>>,
     operation: OperationName,
 ) -> Result<Representation, Failure> {
-    let mut place = place.lock().await;
-    if let Some(known) = place.as_ref().filter(|known| known.since.elapsed() < FRESH) {
-        return Ok(known.clone());
-    }
+    let said = async {
+        let mut place = place.lock().await;
+        if let Some(said) = place.as_ref().filter(|said| said.at.elapsed() < FRESH) {
+            return said.what.clone();
+        }
+        let what = represent(app, line, operation).await;
+        place.insert(Said { what, at: Instant::now() }).what.clone()
+    };
+    let within = app.limits.deadline;
+    tokio::time::timeout(within, said).await.unwrap_or(Err(Failure::NoAnswer(within)))
+}
+
+async fn represent(app: &App, line: &Line, operation: OperationName) -> Result<Representation, Failure> {
     let response = app.ask(operation, IamRequest::default(), &line.asking()).await?;
     let text = match operation {
         OperationName::GetJwks => response.jwks_json,
@@ -76,8 +91,7 @@ async fn current(
     };
     let hash = Sha256::digest(text.as_bytes());
     let tag: String = hash.iter().take(12).map(|byte| format!("{byte:02x}")).collect();
-    let made = Representation { text, tag: format!("\"{tag}\""), since: Instant::now() };
-    Ok(place.insert(made).clone())
+    Ok(Representation { text, tag: format!("\"{tag}\"") })
 }
 
 impl Representation {

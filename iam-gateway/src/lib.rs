@@ -42,7 +42,6 @@ use std::time::Duration;
 use iam_client::gateway::{Gateway, Setting};
 use iam_client::program::exit::{Cause, Exit};
 use iam_client::program::health;
-use iam_client::schema::subject::Plane;
 use iam_client::{Client, ConnectError, Connection};
 use tokio::time::Instant;
 
@@ -57,6 +56,8 @@ const START: Duration = Duration::from_secs(60);
 const RETRY: Duration = Duration::from_millis(250);
 /// How long draining may take: what service managers and people wait without growing restless.
 const DRAIN: Duration = Duration::from_secs(9);
+/// How long what the audit is told at the end may take to leave.
+const LAST_BYTES: Duration = Duration::from_millis(500);
 
 /// Runs the gateway until `shutdown`, and then drains it.
 ///
@@ -71,8 +72,8 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
         connected = connect(&config, Instant::now() + START) => connected?,
         () = &mut shutdown => return Ok(()),
     };
-    let (gateway, bus) = connected;
-    let app = Arc::new(App::new(gateway.clone(), bus, &config));
+    let (gateway, api) = connected;
+    let app = Arc::new(App::new(gateway.clone(), api, &config));
     let http = match config.http {
         Some(address) => Some(health::serve(address, Arc::new(Report(app.clone()))).await?),
         None => None,
@@ -104,6 +105,7 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
     tracing::info!(event = "iam.draining", "draining");
     app.drain();
     serving.drain(Instant::now() + DRAIN).await;
+    let _ = tokio::time::timeout(LAST_BYTES, gateway.tell_audit()).await;
     if let Some(http) = http {
         http.abort();
     }
@@ -123,7 +125,7 @@ async fn connect(config: &Config, deadline: Instant) -> Result<(Gateway, Client)
     let mut told = String::new();
     loop {
         let error = match open(&config.nats, setting.clone()).await {
-            Ok((gateway, bus)) => return Ok((gateway, bus.with_deadline(config.limits.deadline))),
+            Ok((gateway, api)) => return Ok((gateway, api.with_deadline(config.limits.deadline))),
             Err(error) => error,
         };
         let reason = error.to_string();
@@ -143,6 +145,6 @@ async fn connect(config: &Config, deadline: Instant) -> Result<(Gateway, Client)
 }
 
 async fn open(nats: &Connection, setting: Setting) -> Result<(Gateway, Client), ConnectError> {
-    let bus = Client::connect(nats).await?.on(Plane::Service);
-    Ok((Gateway::connect(nats, setting).await?, bus))
+    let api = Client::connect(nats).await?;
+    Ok((Gateway::connect(nats, setting).await?, api))
 }

@@ -4,9 +4,12 @@ use std::sync::LazyLock;
 
 use iam_client::gateway::registry::{Needs, Registry, Rule};
 use iam_client::sessions::Identity;
-use iam_schema::{IamRequest, OperationName};
+use iam_schema::{IamRequest, IamResponse, OperationName};
+use serde_json::{Value, json};
 
 use OperationName::*;
+
+use crate::failure::Failure;
 
 /// What may be asked for. The rest, such as decisions about others, is between services.
 const OFFERED: &[OperationName] = &[
@@ -65,6 +68,45 @@ fn rule(operation: OperationName) -> Rule {
         // Nobody has an empty capability: such an operation is offered by mistake.
         Wire::ServicePlane | Wire::ServicePlaneOrOneself => Rule::new(Needs::Capability(String::new())),
     }
+}
+
+/// What the gateway looks at in a body: the operation, and where the registry finds a workspace. The rest is left to
+/// the codec: what stands in a body of nobody in particular is not to be held longer than it takes to read it.
+///
+/// # Errors
+/// `InvalidJson`, `NotAnObject`.
+pub fn outline(body: &[u8]) -> Result<(String, Value), Failure> {
+    let value: Value = serde_json::from_slice(body).map_err(|_| Failure::InvalidJson)?;
+    if !value.is_object() {
+        return Err(Failure::NotAnObject);
+    }
+    let text = |path: &str| {
+        let found = path.split('.').try_fold(&value, |value, name| value.get(name))?;
+        found.as_str().map(str::to_owned)
+    };
+    let outline = json!({
+        "user": { "workspace": text("user.workspace") },
+        "workspace_record": { "id": text("workspace_record.id") },
+        "workspace": text("workspace"),
+    });
+    Ok((text("operation").unwrap_or_default(), outline))
+}
+
+/// What a reply lacks that the operation always returns: it is no answer then.
+pub fn lacks(operation: OperationName, response: &IamResponse) -> Option<&'static str> {
+    let (field, there) = match operation {
+        Login => ("jwt", !response.jwt.is_empty() && response.jwt_expires.is_some()),
+        Bootstrap => ("bootstrap_admin_api_key", !response.bootstrap_admin_api_key.is_empty()),
+        BootstrapStatus => ("bootstrap_available", response.bootstrap_available.is_some()),
+        GetSigningKeyPublic => ("signing_key_public", !response.signing_key_public.is_empty()),
+        GetJwks => ("jwks_json", !response.jwks_json.is_empty()),
+        Whoami | CreateUser | GetUser | UpdateUser => ("user", response.user.is_some()),
+        ResetPassword => ("temporary_password", !response.temporary_password.is_empty()),
+        CreateApiKey => ("api_key", response.api_key.is_some() && !response.api_key_plaintext.is_empty()),
+        CreateWorkspace | GetWorkspace | UpdateWorkspace => ("workspace", response.workspace.is_some()),
+        _ => return None,
+    };
+    (!there).then_some(field)
 }
 
 /// What a caller may do with a lesser capability, or none, where it concerns themselves.

@@ -26,7 +26,7 @@ impl Peer {
             return self.0;
         }
         let values = headers.get_all("x-forwarded-for");
-        let texts: Vec<&str> = values.iter().filter_map(|value| value.to_str().ok()).collect();
+        let texts: Vec<&str> = values.iter().map(|value| value.to_str().unwrap_or_default()).collect();
         let hops = texts.iter().rev().flat_map(|text| text.rsplit(',')).take(MAX_HOPS);
         let mut client = self.0;
         for hop in hops {
@@ -52,7 +52,19 @@ fn address(text: &str) -> Option<IpAddr> {
 
 #[cfg(test)]
 mod tests {
+    use axum::http::HeaderValue;
+
     use super::*;
+
+    #[test]
+    fn line_that_cannot_be_read_ends_the_search() {
+        let trusted = ["10.0.0.0/8".parse().unwrap()];
+        let mut headers = HeaderMap::new();
+        headers.append("x-forwarded-for", "203.0.113.9".parse().unwrap());
+        headers.append("x-forwarded-for", HeaderValue::from_bytes(b"\xe9").unwrap());
+        let peer = Peer::new("10.0.0.1:1".parse().unwrap());
+        assert_eq!(peer.client(&headers, &trusted).to_string(), "10.0.0.1");
+    }
 
     fn client(peer: &str, forwarded: &[&str]) -> String {
         let trusted: Vec<IpNet> = ["10.0.0.0/8", "::1/128"].iter().map(|net| net.parse().unwrap()).collect();

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use axum::body::{Body, Bytes, to_bytes};
+use axum::body::{Body, Bytes, HttpBody, to_bytes};
 use axum::extract::{Request, State};
 use axum::handler::Handler;
 use axum::http::header::{AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE};
@@ -13,7 +13,9 @@ use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, any, get, post};
 use axum::{Extension, Router};
+use iam_client::gateway::layer::bearer;
 use iam_schema::subject::MAX_PAYLOAD;
+use tokio::sync::OwnedSemaphorePermit;
 use tower_http::cors::{AllowOrigin, Any, CorsLayer};
 use uuid::Uuid;
 
@@ -23,6 +25,8 @@ use crate::failure::Failure;
 use crate::peer::Peer;
 use crate::{auth, iam, keys, socket};
 
+/// The largest body of somebody unknown, in bytes: a login takes less than 4 KiB.
+const MAX_UNKNOWN: usize = 16 * 1024;
 /// How long a body may take to come in.
 const BODY: Duration = Duration::from_secs(10);
 /// The longest id that somebody may give a request.
@@ -36,11 +40,23 @@ const NO_SNIFF: HeaderName = HeaderName::from_static("x-content-type-options");
 /// The document that describes what is served.
 pub const OPENAPI: &str = include_str!("openapi.json");
 
-/// A path, what serves it there, and whether that takes a place among the requests.
+/// A path, and what serves it there.
 struct Route {
     path: &'static str,
     serves: MethodRouter<Arc<App>>,
-    waits: bool,
+    place: Place,
+    /// Whether pages of other origins may call it, where any may.
+    cors: bool,
+}
+
+/// When a request takes its place among those that are answered at a time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Place {
+    AtOnce,
+    /// Once its body has come: whoever is slow keeps nobody out.
+    AfterBody,
+    /// It stays open, and is counted by its connection.
+    None,
 }
 
 /// What was found out of a request before it is answered.
@@ -62,20 +78,20 @@ fn routes() -> Vec<Route> {
         serves.fallback(|| async { Failure::MethodNotAllowed })
     }
     fn answers<H: Handler<T, Arc<App>>, T: 'static>(path: &'static str, handler: H) -> Route {
-        Route { path, serves: only(post(handler)), waits: true }
+        Route { path, serves: only(post(handler)), place: Place::AfterBody, cors: true }
     }
     fn shows<H: Handler<T, Arc<App>>, T: 'static>(path: &'static str, handler: H) -> Route {
-        Route { path, serves: only(get(handler)), waits: true }
+        Route { path, serves: only(get(handler)), place: Place::AtOnce, cors: true }
     }
     vec![
         answers("/api/v1/auth/login", auth::login),
         answers("/api/v1/auth/bootstrap", auth::bootstrap),
         answers("/api/v1/auth/bootstrap-status", auth::bootstrap_status),
         answers("/api/v1/auth/change-password", auth::change_password),
-        Route { path: "/api/v1/auth/verify", serves: any(auth::verify), waits: true },
+        // Whoever asks it may take any success for a yes, and that of a preflight is none.
+        Route { path: "/api/v1/auth/verify", serves: any(auth::verify), place: Place::AtOnce, cors: false },
         answers("/api/v1/iam", iam::iam),
-        // It stays open, and is counted by its connection.
-        Route { path: "/api/v1/socket", serves: only(get(socket::upgrade)), waits: false },
+        Route { path: "/api/v1/socket", serves: only(get(socket::upgrade)), place: Place::None, cors: true },
         shows("/api/v1/openapi.json", openapi),
         shows("/.well-known/jwks.json", keys::jwks),
         shows("/.well-known/signing-key.pem", keys::public_key),
@@ -85,18 +101,17 @@ fn routes() -> Vec<Route> {
 /// Everything that is served.
 pub fn router(app: Arc<App>) -> Router {
     let mut router = Router::new();
-    for Route { path, serves, waits } in routes() {
-        let watched = move |app, peer, request, next| watch(app, peer, request, next, path, waits);
-        let serves = serves.layer(from_fn_with_state(app.clone(), watched));
+    for Route { path, serves, place, cors } in routes() {
+        let watched = move |app, peer, request, next| watch(app, peer, request, next, path, place);
+        let mut serves = serves.layer(from_fn_with_state(app.clone(), watched));
+        if let Some(origins) = app.cors.as_ref().filter(|_| cors) {
+            serves = serves.layer(cors_layer(origins));
+        }
         router = router.route(path, serves);
     }
-    let unknown = |app, peer, request, next| watch(app, peer, request, next, "unknown", true);
+    let unknown = |app, peer, request, next| watch(app, peer, request, next, "unknown", Place::AtOnce);
     let fallback = any(|| async { Failure::UnknownPath }).layer(from_fn_with_state(app.clone(), unknown));
-    let mut router = router.fallback_service(fallback.with_state::<()>(app.clone()));
-    if let Some(cors) = &app.cors {
-        router = router.layer(cors_layer(cors));
-    }
-    router.with_state(app)
+    router.fallback_service(fallback.with_state::<()>(app.clone())).with_state(app)
 }
 
 fn cors_layer(cors: &Cors) -> CorsLayer {
@@ -122,7 +137,7 @@ async fn watch(
     mut request: Request,
     next: Next,
     route: &'static str,
-    waits: bool,
+    place: Place,
 ) -> Response {
     let begun = Instant::now();
     let request_id: Arc<str> = match request.headers().get(REQUEST_ID).map(HeaderValue::to_str) {
@@ -131,16 +146,12 @@ async fn watch(
     };
     let client_ip = peer.client(request.headers(), &app.trusted_proxies);
     request.extensions_mut().insert(Line { request_id: request_id.clone(), client_ip });
-    let place = match waits {
-        true => app.room.clone().try_acquire_owned().map(Some),
-        false => Ok(None),
-    };
     let mut response = match place {
-        Ok(_place) => next.run(request).await,
-        Err(_) => {
-            app.metrics.turned_away.inc();
-            Failure::Overloaded.into_response()
-        }
+        Place::AtOnce => match app.place() {
+            Ok(_place) => next.run(request).await,
+            Err(failure) => failure.into_response(),
+        },
+        Place::AfterBody | Place::None => next.run(request).await,
     };
     let headers = response.headers_mut();
     if let Ok(id) = HeaderValue::from_str(&request_id) {
@@ -165,17 +176,25 @@ fn new_request_id() -> String {
     Uuid::now_v7().to_string()
 }
 
-/// The whole body of a request.
+/// The whole body of a request, and the place that it has from then on.
+///
+/// What somebody unknown sends is held by as many as there are connections, so that it must be small.
 ///
 /// # Errors
-/// `TooLarge`; `TooSlow`; a body that breaks off.
-pub async fn body(request: Request<Body>) -> Result<Bytes, Failure> {
-    match tokio::time::timeout(BODY, to_bytes(request.into_body(), MAX_PAYLOAD)).await {
-        Ok(Ok(bytes)) => Ok(bytes),
-        Ok(Err(error)) if is_too_large(&error) => Err(Failure::TooLarge),
-        Ok(Err(_)) => Err(Failure::Bad("the body cannot be read".to_owned())),
-        Err(_) => Err(Failure::TooSlow),
-    }
+/// `TooLarge`; `TooSlow`; a body that breaks off; `Overloaded`.
+pub async fn body(app: &App, request: Request<Body>) -> Result<(Bytes, OwnedSemaphorePermit), Failure> {
+    let small = request.body().size_hint().exact().is_some_and(|length| length <= MAX_UNKNOWN as u64);
+    let most = match bearer(request.headers()).filter(|_| !small) {
+        Some(credential) if app.gateway.authenticate(&credential).await.is_ok() => MAX_PAYLOAD,
+        _ => MAX_UNKNOWN,
+    };
+    let bytes = match tokio::time::timeout(BODY, to_bytes(request.into_body(), most)).await {
+        Ok(Ok(bytes)) => bytes,
+        Ok(Err(error)) if is_too_large(&error) => return Err(Failure::TooLarge),
+        Ok(Err(_)) => return Err(Failure::Bad("the body cannot be read".to_owned())),
+        Err(_) => return Err(Failure::TooSlow),
+    };
+    Ok((bytes, app.place()?))
 }
 
 fn is_too_large(error: &axum::Error) -> bool {

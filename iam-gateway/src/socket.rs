@@ -12,13 +12,13 @@ use axum::extract::State;
 use axum::extract::ws::rejection::WebSocketUpgradeRejection;
 use axum::extract::ws::{CloseFrame, Message, WebSocket, WebSocketUpgrade, close_code};
 use axum::response::Response;
-use futures_util::future::BoxFuture;
-use futures_util::stream::{FuturesUnordered, SplitSink};
-use futures_util::{FutureExt, SinkExt, StreamExt};
+use futures_util::stream::{SplitSink, SplitStream};
+use futures_util::{SinkExt, StreamExt};
 use iam_schema::Secret;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use serde_json::value::RawValue;
+use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior};
 
 use crate::app::{App, Asking};
@@ -35,6 +35,8 @@ const SILENT: Duration = Duration::from_secs(75);
 const OUTSTANDING: usize = 15;
 /// What may come in before there is a good credential, in bytes: some tokens, each 8 KiB at most.
 const UNKNOWN: u64 = 32 * 1024;
+/// How long the other end may take to close in return.
+const CLOSING: Duration = Duration::from_secs(1);
 /// What a socket keeps for reading, in bytes. There may be very many.
 const READ_BUFFER: usize = 2 * 1024;
 
@@ -44,7 +46,7 @@ struct Frame<'a> {
     #[serde(rename = "type", borrow, default)]
     kind: Option<Cow<'a, str>>,
     #[serde(default)]
-    token: Secret,
+    token: Option<Secret>,
     #[serde(borrow, default)]
     id: Option<Cow<'a, str>>,
     #[serde(borrow, default)]
@@ -81,6 +83,8 @@ struct Session {
     line: Line,
     held: Arc<Held>,
     credential: Option<Arc<Secret>>,
+    /// Until when there must be one.
+    unknown_until: Instant,
     /// How many requests came.
     count: u64,
 }
@@ -102,7 +106,8 @@ pub async fn upgrade(
     Ok(socket.on_upgrade(move |socket| async move {
         held.allowance.limit(UNKNOWN);
         app.metrics.sockets.inc();
-        let session = Session { app: app.clone(), line, held, credential: None, count: 0 };
+        let unknown_until = Instant::now() + AUTHENTICATE;
+        let session = Session { app: app.clone(), line, held, credential: None, unknown_until, count: 0 };
         session.serve(socket).await;
         app.metrics.sockets.dec();
     }))
@@ -111,16 +116,19 @@ pub async fn upgrade(
 impl Session {
     async fn serve(mut self, socket: WebSocket) {
         let (mut out, mut incoming) = socket.split();
-        let mut outstanding: FuturesUnordered<BoxFuture<'static, Answered>> = FuturesUnordered::new();
+        // Tasks of their own: while a client does not read, or shows a credential, its requests must not stand still with
+        // something in hand that others wait for. They end with the socket.
+        let mut outstanding: JoinSet<Answered> = JoinSet::new();
         let draining = self.app.draining();
         tokio::pin!(draining);
         let mut looks = tokio::time::interval_at(Instant::now() + LOOK, LOOK);
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let unknown_until = Instant::now() + AUTHENTICATE;
         let mut heard = Instant::now();
         let ending: Option<Ending> = loop {
             tokio::select! {
-                Some(answered) = outstanding.next(), if !outstanding.is_empty() => {
+                Some(answered) = outstanding.join_next(), if !outstanding.is_empty() => {
+                    // A panic was told where it happened, and the client waits for an answer that will not come.
+                    let Ok(answered) = answered else { break Some((close_code::ERROR, "internal error")) };
                     self.end(answered.ended);
                     if out.send(Message::text(answered.text)).await.is_err() {
                         break None;
@@ -131,9 +139,14 @@ impl Session {
                     let text = match message {
                         Some(Ok(Message::Text(text))) => self.take(text.as_str().as_bytes(), &mut outstanding).await,
                         Some(Ok(Message::Binary(bytes))) => self.take(&bytes, &mut outstanding).await,
-                        // The library answers pings, and closes in return.
-                        Some(Ok(Message::Ping(_) | Message::Pong(_))) => None,
-                        Some(Ok(Message::Close(_))) | None => break None,
+                        // The library answers those; whoever sends many and reads nothing is waited for.
+                        Some(Ok(Message::Ping(_))) => match out.flush().await {
+                            Ok(()) => None,
+                            Err(_) => break None,
+                        },
+                        // It closes in return, and then there is nothing more to read.
+                        Some(Ok(Message::Pong(_) | Message::Close(_))) => None,
+                        None => break None,
                         Some(Err(error)) => {
                             tracing::debug!(%error, "a socket ended");
                             break None;
@@ -146,7 +159,7 @@ impl Session {
                     }
                 }
                 _ = looks.tick() => {
-                    if self.credential.is_none() && Instant::now() >= unknown_until {
+                    if self.credential.is_none() && Instant::now() >= self.unknown_until {
                         break Some((close_code::POLICY, "no credential in time"));
                     }
                     // While all places are taken nothing is read, so that nothing is heard.
@@ -161,22 +174,18 @@ impl Session {
             }
         };
         if let Some(ending) = ending {
-            finish(&mut out, outstanding, ending).await;
+            finish(&mut out, &mut incoming, outstanding, ending).await;
         }
     }
 
     /// Takes in a frame. Gives what is said at once, or adds a request to those that are being answered.
-    async fn take(
-        &mut self,
-        frame: &[u8],
-        outstanding: &mut FuturesUnordered<BoxFuture<'static, Answered>>,
-    ) -> Option<String> {
+    async fn take(&mut self, frame: &[u8], outstanding: &mut JoinSet<Answered>) -> Option<String> {
         self.app.metrics.frames.inc();
         let Ok(frame) = serde_json::from_slice::<Frame<'_>>(frame) else {
             return Some(refusal(None, &Failure::InvalidJson));
         };
         if frame.kind.as_deref() == Some("auth") {
-            return Some(self.show(frame.token).await);
+            return Some(self.show(frame.token.unwrap_or_default()).await);
         }
         let id = frame.id.as_deref().filter(|id| !id.is_empty());
         let (Some(id), Some(request)) = (id, frame.request) else {
@@ -194,7 +203,7 @@ impl Session {
         let line = Line { request_id: request_id.into(), ..self.line.clone() };
         let workspace = frame.workspace.map(Cow::into_owned).unwrap_or_default();
         let (app, id, body) = (self.app.clone(), id.to_owned(), request.get().to_owned());
-        outstanding.push(async move { answer(&app, &line, credential, id, workspace, body).await }.boxed());
+        outstanding.spawn(async move { answer(&app, &line, credential, id, workspace, body).await });
         None
     }
 
@@ -220,6 +229,8 @@ impl Session {
             && Arc::ptr_eq(&ended, credential)
         {
             self.credential = None;
+            self.unknown_until = Instant::now() + AUTHENTICATE;
+            self.held.allowance.limit(UNKNOWN);
         }
     }
 }
@@ -234,10 +245,11 @@ async fn answer(
 ) -> Answered {
     let asking = Asking { credential: Some(&credential), ..line.asking() };
     let answered = async {
-        // The caller's own is there.
-        if !workspace.is_empty() && app.authenticate(Some(&credential)).await?.workspace.as_str() != workspace
-        {
-            app.workspace_is_there(&workspace, &asking).await?;
+        // Among all requests at a time; a socket waits where HTTP is turned away.
+        let _place = app.room.acquire().await;
+        if !workspace.is_empty() {
+            let caller = app.authenticate(Some(&credential)).await?;
+            app.workspace_is_there(&workspace, &caller, &asking).await?;
         }
         app.perform(&asking, body.as_bytes()).await
     };
@@ -260,16 +272,19 @@ fn refusal(id: Option<&str>, failure: &Failure) -> String {
     json!(reply).to_string()
 }
 
-/// Answers what was taken, and closes.
+/// Answers what was taken, and closes: says so, and waits a moment until the other end has heard it.
 async fn finish(
     out: &mut SplitSink<WebSocket, Message>,
-    mut outstanding: FuturesUnordered<BoxFuture<'static, Answered>>,
+    incoming: &mut SplitStream<WebSocket>,
+    mut outstanding: JoinSet<Answered>,
     (code, reason): Ending,
 ) {
-    while let Some(answered) = outstanding.next().await {
+    while let Some(Ok(answered)) = outstanding.join_next().await {
         if out.send(Message::text(answered.text)).await.is_err() {
             return;
         }
     }
     let _ = out.send(Message::Close(Some(CloseFrame { code, reason: reason.into() }))).await;
+    let heard = async { while incoming.next().await.is_some_and(|message| message.is_ok()) {} };
+    let _ = tokio::time::timeout(CLOSING, heard).await;
 }

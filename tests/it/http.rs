@@ -61,6 +61,13 @@ impl Front {
     }
 }
 
+/// What a process holds, in KiB.
+fn resident(id: u32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{id}/status")).expect("the process");
+    let line = status.lines().find(|line| line.starts_with("VmRSS:")).expect("its size");
+    line.split_whitespace().nth(1).and_then(|kib| kib.parse().ok()).expect("a number")
+}
+
 fn text(value: &Value) -> String {
     value.as_str().unwrap_or_else(|| panic!("{value} is a text")).to_owned()
 }

@@ -6,6 +6,8 @@ use futures_util::{SinkExt, StreamExt};
 use serde_json::{Value, json};
 use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::protocol::CloseFrame;
+use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async};
 
 /// How long a frame may take on a busy machine.
@@ -49,6 +51,24 @@ impl Socket {
                 Some(Ok(_)) | Some(Err(_)) | None => return None,
             }
         }
+    }
+
+    /// Waits until the other end closes; with which code.
+    pub async fn closed(&mut self) -> Option<u16> {
+        loop {
+            match tokio::time::timeout(PATIENCE, self.0.next()).await.expect("an end in time") {
+                Some(Ok(Message::Close(frame))) => return frame.map(|frame| frame.code.into()),
+                Some(Ok(_)) => {}
+                Some(Err(_)) | None => return None,
+            }
+        }
+    }
+
+    /// Closes; with which code the other end closes in return.
+    pub async fn left(mut self) -> Option<u16> {
+        let normal = CloseFrame { code: CloseCode::Normal, reason: "".into() };
+        self.0.close(Some(normal)).await.expect("sent");
+        self.closed().await
     }
 
     /// One request of `iam`, and its answer.

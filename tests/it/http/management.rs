@@ -175,6 +175,12 @@ async fn revoked_credential_is_refused_at_once_and_a_rotation_is_followed() {
     for token in [&old, &new] {
         assert_eq!(gateway.ok(token, "whoami", json!({})).await["user"]["id"], ada);
     }
+    // By way of this gateway: over with the answer.
+    let made = gateway.ok(root, "create-api-key", json!({ "key": { "user_id": ada, "name": "k" } })).await;
+    let key = text(&made["api_key_plaintext"]);
+    assert_eq!(gateway.ok(&key, "whoami", json!({})).await["user"]["id"], ada);
+    gateway.ok(root, "revoke-api-key", json!({ "key_id": made["api_key"]["id"] })).await;
+    assert_eq!(gateway.iam(&key, "whoami", json!({})).await.0, 401);
     // Remembered as good by now; ended by way of another door.
     let service = front.deployment.client().clone().on(iam_schema::subject::Plane::Service);
     service.disable_user(ada.parse().expect("an id"), None).await.expect("done");
@@ -217,6 +223,7 @@ async fn login_says_one_thing_whatever_is_wrong_and_counts_by_address() {
         }
     }
     assert!(throttled, "two hundred names from one address");
-    let other = login("198.51.100.3", json!({ "username": "ada", "password": PASSWORD })).await;
+    front.user("default", "bob", &["reader"]).await;
+    let other = login("198.51.100.3", json!({ "username": "bob", "password": PASSWORD })).await;
     assert_eq!(other.status, 200, "{other:?}");
 }

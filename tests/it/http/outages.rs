@@ -51,7 +51,7 @@ async fn nothing_is_answered_with_success_while_the_service_is_gone_or_hangs() {
             credential = credential.map(|_| "with a credential")
         );
         assert!([503, 504].contains(&status) && kind == "unavailable", "{path}: {status} {kind}");
-        assert!(after < Duration::from_secs(5), "{path} after {after:?}");
+        assert!(after < Duration::from_secs(8), "{path} after {after:?}");
     }
     front.deployment.signal(Signal::CONT);
     let verified = async || {
@@ -84,7 +84,7 @@ async fn nothing_is_answered_with_success_while_the_service_is_gone_or_hangs() {
     {
         let (status, kind, after) = seen(&front.gateway, path, credential, body.clone()).await;
         println!("the service is dead: {path}: {status} {kind} after {after:?}");
-        assert_eq!((status, kind.as_str()), (503, "unavailable"), "{path}");
+        assert!([503, 504].contains(&status) && kind == "unavailable", "{path}: {status} {kind}");
     }
     let until = loop {
         match verified().await {
@@ -108,7 +108,11 @@ async fn nothing_is_answered_with_success_while_the_service_is_gone_or_hangs() {
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     println!("the service is back: served again after {:?}", begun.elapsed());
-    assert_eq!(http::get(&health, "/readyz").await.status, 200);
+    // With its first heartbeat.
+    while http::get(&health, "/readyz").await.status != 200 {
+        assert!(begun.elapsed() < Duration::from_secs(20), "it is not ready again");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
     let metrics = http::get(&health, "/metrics").await.body;
     assert!(
         metrics.contains("iam_gateway_requests_total{route=\"/api/v1/iam\",status=\"503\"}"),
@@ -132,7 +136,7 @@ async fn nothing_is_answered_with_success_while_the_bus_is_gone() {
         let (status, kind, after) = seen(&gateway, path, credential, whoami.clone()).await;
         println!("the bus is dead: {path}: {status} {kind} after {after:?}");
         assert!([503, 504].contains(&status) && kind == "unavailable", "{path}: {status} {kind}");
-        assert!(after < Duration::from_secs(5), "{path} after {after:?}");
+        assert!(after < Duration::from_secs(8), "{path} after {after:?}");
     }
     server.start_again().await;
     let begun = Instant::now();

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use iam_tests::deployment::nats_url;
+use iam_tests::websocket::Socket;
 use iam_tests::{Deployment, HttpGateway, http};
 use serde_json::{Value, json};
 
@@ -85,7 +86,7 @@ async fn request_that_is_none_is_told_so_in_json() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn request_keeps_its_id_from_the_client_to_the_audit_unless_that_is_no_id() {
+async fn request_keeps_the_id_that_its_client_gave_it_unless_that_is_none() {
     let Some(front) = Front::start(&[]).await else { return };
     let address = front.gateway.address();
     let id = async |headers: &str| {
@@ -113,6 +114,33 @@ async fn browsers_come_from_the_origins_that_are_named_and_no_other() {
     }
     for origin in ["https://evil.example.org", "http://app.example.org", "null"] {
         assert_eq!(allowed(origin).await, None, "{origin}");
+    }
+    // Some proxy takes any success for a yes.
+    let preflight = http::request(front.gateway.address(), "OPTIONS /api/v1/auth/verify", "", "").await;
+    assert_eq!(preflight.status, 401);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_secret_is_in_the_log_at_any_level() {
+    let Some(front) = Front::start(&["--log", "trace,tungstenite=trace,tokio_tungstenite=trace"]).await
+    else {
+        return;
+    };
+    let ada = front.user("default", "ada", &["reader"]).await;
+    let token = front.login("ada", PASSWORD).await;
+    let mut socket = Socket::open_as(front.gateway.address(), &token).await;
+    let login = json!({ "operation": "login", "username": "ada", "password": PASSWORD });
+    let over_socket = text(&socket.iam("1", login).await["response"]["jwt"]);
+    let reset = front.gateway.ok(&front.root, "reset-password", json!({ "user_id": ada })).await;
+    let temporary = text(&reset["temporary_password"]);
+    let log = front.gateway.log();
+    assert!(log.contains("iam.http"), "more than is usual");
+    for secret in [PASSWORD, &front.root, &token, &over_socket, &temporary] {
+        assert!(
+            !log.contains(secret),
+            "{}",
+            log.lines().find(|line| line.contains(secret)).unwrap_or_default()
+        );
     }
 }
 

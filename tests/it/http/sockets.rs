@@ -5,10 +5,10 @@ use std::time::{Duration, Instant};
 
 use futures_util::SinkExt;
 use iam_tests::websocket::Socket;
-use serde_json::{Value, json};
+use serde_json::json;
 use tokio_tungstenite::tungstenite::Message;
 
-use super::{Front, PASSWORD, text};
+use super::{Front, PASSWORD, resident, text};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn socket_is_of_whom_its_first_frame_shows_and_of_nobody_before() {
@@ -115,14 +115,63 @@ async fn revoked_credential_ends_what_its_socket_may() {
     let whoami = json!({ "operation": "whoami" });
     assert_eq!(socket.iam("1", whoami.clone()).await["response"]["user"]["username"], "ada");
     front.gateway.ok(&front.root, "revoke-api-key", json!({ "key_id": made["api_key"]["id"] })).await;
+    let answer = socket.iam("2", whoami.clone()).await;
+    assert_eq!(
+        answer["error"]["type"], "auth-required",
+        "what was revoked by way of this gateway is over: {answer}"
+    );
+    let other = Socket::open_as(front.gateway.address(), &front.root).await;
+    assert_eq!(other.left().await, Some(1000), "it closes in return");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn socket_that_shows_no_credential_in_time_is_closed() {
+    let Some(front) = Front::start(&[]).await else { return };
+    let mut silent = Socket::open(front.gateway.address()).await;
     let begun = Instant::now();
-    loop {
-        let answer = socket.iam("2", whoami.clone()).await;
-        if answer["error"]["type"] == "auth-required" {
+    assert_eq!(silent.closed().await, Some(1008));
+    assert!(begun.elapsed() > Duration::from_secs(25), "{:?}", begun.elapsed());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn other_workspaces_are_not_to_be_told_from_those_that_are_not_there() {
+    let Some(front) = Front::start(&[]).await else { return };
+    front.workspace("acme").await;
+    front.user("default", "ada", &["reader"]).await;
+    let token = front.login("ada", PASSWORD).await;
+    for (credential, workspace, there) in [
+        (&token, "default", true),
+        (&token, "acme", false),
+        (&token, "nowhere", false),
+        (&front.root, "acme", true),
+        (&front.root, "nowhere", false),
+    ] {
+        let mut socket = Socket::open_as(front.gateway.address(), credential).await;
+        let request = json!({ "operation": "whoami" });
+        socket
+            .send(&json!({ "id": "1", "workspace": workspace, "service": "iam", "request": request }))
+            .await;
+        let answer = socket.next().await.expect("an answer");
+        let kind = answer["error"]["type"].as_str();
+        assert_eq!(kind, if there { None } else { Some("workspace-not-found") }, "{workspace}: {answer}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn client_that_pings_and_reads_nothing_cannot_make_us_hold_its_answers() {
+    let Some(front) = Front::start(&[]).await else { return };
+    let mut socket = Socket::open_as(front.gateway.address(), &front.root).await;
+    let before = resident(front.gateway.id());
+    let begun = Instant::now();
+    while begun.elapsed() < Duration::from_secs(5) {
+        let ping = socket.0.send(Message::Ping(vec![7; 125].into()));
+        // It takes no more once its answers are not read.
+        if !matches!(tokio::time::timeout(Duration::from_millis(500), ping).await, Ok(Ok(()))) {
             break;
         }
-        assert!(begun.elapsed() < Duration::from_secs(2), "{answer}");
     }
+    let after = resident(front.gateway.id());
+    assert!(after < before + 8 * 1024, "{before} KiB became {after} KiB");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -132,11 +181,13 @@ async fn draining_answers_what_was_taken_and_closes() {
     let mut socket = Socket::open_as(front.gateway.address(), &front.root).await;
     let login = json!({ "operation": "login", "username": "ada", "password": PASSWORD });
     socket.send(&json!({ "id": "1", "service": "iam", "request": login })).await;
-    tokio::time::sleep(Duration::from_millis(20)).await;
+    // Frames are taken in order: with an answer to the second the first was taken.
+    let mut answers = vec![socket.iam("2", json!({ "operation": "nothing" })).await];
     front.gateway.ask_to_end();
-    let answer: Value = socket.next().await.expect("the answer");
+    answers.push(socket.next().await.expect("the other answer"));
+    let answer = answers.iter().find(|answer| answer["id"] == "1").expect("the login is answered");
     assert!(answer["response"]["jwt"].is_string(), "{answer}");
-    assert!(socket.next().await.is_none(), "it closes");
+    assert_eq!(socket.closed().await, Some(1001));
     assert_eq!(front.gateway.ended().await, Some(0));
     assert!(front.gateway.log().contains("iam.stopped"));
 }
