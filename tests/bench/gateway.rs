@@ -4,10 +4,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use iam_client::gateway::{Gateway, Question, Setting};
+use iam_client::gateway::{Gateway, Question};
 use iam_client::sessions::{Identity, IdentitySource};
 use iam_schema::Secret;
-use iam_tests::gateway::{GatewayClock, InProcess, heartbeat};
+use iam_tests::gateway::{GatewayClock, InProcess, heartbeat, setting};
 use iam_tests::scene::As::Service;
 use iam_tests::world::Setup;
 use iam_tests::{Scene, World};
@@ -41,7 +41,7 @@ pub async fn measure() -> Result<()> {
 
     let bus = InProcess::to(world.dispatch.clone());
     let clock = GatewayClock(world.clock.clone());
-    let gateway = Gateway::over(Box::new(bus), Box::new(clock), Setting::default());
+    let gateway = Gateway::over(Box::new(bus), Box::new(clock), setting());
     gateway.hears().event(&heartbeat("bench", 0));
     gateway.ready(Duration::from_secs(1)).await?;
 
@@ -63,7 +63,7 @@ pub async fn measure() -> Result<()> {
         .collect();
     for identity in &identities {
         for question in &questions {
-            gateway.authorise(identity, question).await?;
+            gateway.authorise(identity, question).await.context("a decision")?;
         }
     }
     let mut pairs: Vec<(usize, usize)> =
@@ -75,14 +75,14 @@ pub async fn measure() -> Result<()> {
     .await?;
 
     for (_, key) in &users {
-        gateway.authenticate(key).await?;
+        gateway.authenticate(key).await.context("a key")?;
     }
     let by_key = timed(&pairs, async |(user, question)| {
         header_to_decision(&gateway, &users[user].1, &questions[question]).await
     })
     .await?;
     for question in &questions {
-        header_to_decision(&gateway, &token, question).await?;
+        header_to_decision(&gateway, &token, question).await.context("a token")?;
     }
     let by_token =
         timed(&pairs, async |(_, question)| header_to_decision(&gateway, &token, &questions[question]).await)

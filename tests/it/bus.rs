@@ -10,6 +10,7 @@ mod permissions;
 mod audit_stream;
 mod headers;
 mod replicas;
+mod shipped;
 
 /// How long healing may take: reconnecting pauses for 2 s at most, and the machine is busy.
 const HEALS: Duration = Duration::from_secs(30);

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
-use iam_client::gateway::{Bus, Clock};
+use iam_client::gateway::{Bus, Clock, Setting};
 use iam_client::{ClientError, read_reply};
 use iam_schema::changes::{ChangeEvent, Floors};
 use iam_schema::codec::{Format, encode};
@@ -15,6 +15,13 @@ use iam_schema::{IamRequest, IamResponse, OperationName, Timestamp};
 use iam_svc::clock::{Clock as _, ManualClock};
 use iam_svc::dispatch::{Answer, Dispatch, Headers, Incoming};
 use tokio::sync::Notify;
+
+use crate::world::{AUDIENCE, ISSUER};
+
+/// How a gateway of a world is set: it takes the tokens of that world.
+pub fn setting() -> Setting {
+    Setting { issuer: ISSUER.to_owned(), audience: AUDIENCE.to_owned(), ..Setting::default() }
+}
 
 /// The bus of a gateway: shared, so that a test can cut it.
 #[derive(Debug, Clone)]

@@ -31,7 +31,7 @@ use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
 use self::consumer::{Consumer, Known, Letter};
-use crate::gateway::{GatewayClock, InProcess};
+use crate::gateway::{GatewayClock, InProcess, setting};
 use crate::model::ground::{Backend, Ground};
 use crate::world::{Setup, World};
 
@@ -92,6 +92,8 @@ pub struct Outcome {
     pub changes: usize,
     pub asked: usize,
     pub allowed: usize,
+    /// Of those, by a token.
+    pub by_token: usize,
     /// Allows that were older than a change which the gateway could not know of yet.
     pub late: usize,
     /// The longest that one was behind, in milliseconds.
@@ -164,7 +166,7 @@ impl Play {
         for _ in 0..GATEWAYS {
             let bus = InProcess::to(play.replicas[0].world.dispatch.clone());
             let clock = GatewayClock(play.clock.clone());
-            let setting = Setting { deadline: Duration::from_secs(60), ..Setting::default() };
+            let setting = Setting { deadline: Duration::from_secs(60), ..setting() };
             let gateway = Gateway::over(Box::new(bus.clone()), Box::new(clock), setting);
             play.gates.push(Gate { gateway, bus, consumer: Consumer::default() });
         }
@@ -490,6 +492,7 @@ impl Play {
             return;
         }
         self.outcome.allowed += 1;
+        self.outcome.by_token += usize::from(self.credentials[credential].kid.is_some());
         let now_ms = self.now_ms();
         for end in self.ends.iter().filter(|end| !end.lifted && end.credentials.contains(&credential)) {
             let by = |replica: &Replica, until_ms: i64| match replica.consumer.knows(end, now_ms) {

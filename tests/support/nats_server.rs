@@ -30,14 +30,21 @@ pub struct NatsServer {
     dir: TempDir,
     port: u16,
     child: Option<Child>,
+    environment: Vec<(String, String)>,
 }
 
 impl NatsServer {
     /// Starts a server with this configuration beside its port, or none where the test run has no program.
     pub async fn start(config: &str) -> Option<Self> {
+        Self::start_in(config, &[]).await
+    }
+
+    /// As [`NatsServer::start`], with variables that the configuration names.
+    pub async fn start_in(config: &str, variables: &[(&str, String)]) -> Option<Self> {
         let program = nats_server()?;
         let dir = TempDir::new().expect("a directory");
-        let mut server = Self { program, dir, port: free_port(), child: None };
+        let environment = variables.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect();
+        let mut server = Self { program, dir, port: free_port(), child: None, environment };
         server.configure(config);
         server.start_again().await;
         Some(server)
@@ -89,6 +96,7 @@ impl NatsServer {
         let child = Command::new(&self.program)
             .arg("-c")
             .arg(self.config())
+            .envs(self.environment.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(log)

@@ -24,6 +24,10 @@ use tokio::sync::mpsc;
 
 use crate::scene::Wire;
 
+/// What the tokens of every world say.
+pub const ISSUER: &str = "https://iam.test";
+pub const AUDIENCE: &str = "iam";
+
 /// Rounds of a password hash in tests: enough to be the same code, few enough to run thousands.
 const ROUNDS: u32 = 1_000;
 
@@ -162,8 +166,8 @@ pub fn ctx(store: Arc<dyn Store>, clock: Arc<dyn Clock>, policy: Arc<Policy>, se
         entropy,
         settings: Settings {
             bootstrap: setup.bootstrap,
-            issuer: "https://iam.test".into(),
-            audience: "iam".into(),
+            issuer: ISSUER.into(),
+            audience: AUDIENCE.into(),
             token_lifetime_s: 3600,
             grace_period_s: 86_400,
             allow_ttl_s: 60,

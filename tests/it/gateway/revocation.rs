@@ -29,17 +29,19 @@ fn no_gateway_allows_what_it_must_know_to_have_ended() {
         sum.changes += outcome.changes;
         sum.asked += outcome.asked;
         sum.allowed += outcome.allowed;
+        sum.by_token += outcome.by_token;
         sum.late += outcome.late;
         sum.latest_ms = sum.latest_ms.max(outcome.latest_ms);
     }
     println!(
-        "{schedules} schedules in {:.1?}: {} changes, {} questions, {} allows; {} of them late, by up to {} ms",
+        "{schedules} schedules in {:.1?}: {} changes, {} questions, {} allows, {} by tokens; {} late, by up to {} ms",
         begun.elapsed(),
         sum.changes,
         sum.asked,
         sum.allowed,
+        sum.by_token,
         sum.late,
         sum.latest_ms
     );
-    assert!(sum.late > 0 && sum.allowed > sum.late, "nothing was tried");
+    assert!(sum.late > 0 && sum.allowed > sum.late && sum.by_token > 0, "nothing was tried");
 }
