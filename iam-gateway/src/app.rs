@@ -1,7 +1,6 @@
 //! A request to its answer: authenticate, decide, forward.
 
 use std::future::Future;
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -16,9 +15,10 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 use crate::config::{Config, Cors, Limits};
 use crate::failure::Failure;
-use crate::keys::Published;
+use crate::line::Asking;
 use crate::metrics::Metrics;
 use crate::operations::{self, Own, REGISTRY};
+use crate::published::Published;
 use crate::shown::Answer;
 
 /// Records that a page can have. Source: protocol section 3, "Lists".
@@ -36,17 +36,10 @@ pub struct App {
     pub metrics: Metrics,
     /// Places for HTTP requests.
     pub room: Arc<Semaphore>,
-    pub published: Published,
+    pub key_set: Published,
+    pub signing_key: Published,
     draining: watch::Sender<bool>,
     begun: AtomicBool,
-}
-
-/// Who asks, as far as the line tells.
-#[derive(Debug, Clone, Copy)]
-pub struct Asking<'a> {
-    pub credential: Option<&'a Secret>,
-    pub request_id: &'a str,
-    pub client_ip: IpAddr,
 }
 
 /// Whoever is behind a credential.
@@ -68,7 +61,8 @@ impl App {
             cors: config.cors.clone(),
             metrics: Metrics::new(),
             room: Arc::new(Semaphore::new(config.limits.requests)),
-            published: Published::default(),
+            key_set: Published::default(),
+            signing_key: Published::default(),
             draining: watch::Sender::new(false),
             begun: AtomicBool::new(false),
         }

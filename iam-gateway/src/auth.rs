@@ -13,10 +13,11 @@ use iam_schema::decisions::Check;
 use iam_schema::{ErrorKind, IamRequest, OperationName, Secret};
 use serde::Deserialize;
 
-use crate::app::{App, Asking};
+use crate::app::App;
+use crate::body::body;
 use crate::failure::Failure;
+use crate::line::{Asking, Line};
 use crate::operations::Own;
-use crate::routes::{Line, body};
 use crate::shown::Answer;
 
 /// Username and password to a token.

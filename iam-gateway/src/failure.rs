@@ -110,7 +110,7 @@ impl Failure {
     }
 
     /// Kind and message, as a socket has them.
-    pub fn on_socket(&self) -> impl Serialize {
+    pub fn on_socket(&self) -> impl Serialize + '_ {
         let kind = match self {
             Failure::AuthFailure => "auth-required",
             Failure::AccessDenied => "access-denied",
@@ -122,10 +122,8 @@ impl Failure {
             _ => "error",
         };
         match self.told() {
-            Told::Text(text) => Told::Kind { kind: kind.into(), message: text.into_owned().into() },
-            Told::Kind { kind, message } => {
-                Told::Kind { kind: kind.into_owned().into(), message: message.into_owned().into() }
-            }
+            Told::Text(message) => Told::Kind { kind: kind.into(), message },
+            told @ Told::Kind { .. } => told,
         }
     }
 }

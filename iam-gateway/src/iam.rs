@@ -7,9 +7,10 @@ use axum::extract::{Request, State};
 use axum::http::HeaderMap;
 use iam_client::gateway::layer::bearer;
 
-use crate::app::{App, Asking};
+use crate::app::App;
+use crate::body::body;
 use crate::failure::Failure;
-use crate::routes::{Line, body};
+use crate::line::{Asking, Line};
 use crate::shown::Answer;
 
 /// Answers one request record.

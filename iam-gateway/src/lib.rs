@@ -2,36 +2,43 @@
 //!
 //! Code map, in the order in which a request passes:
 //!
-//! - [`server`]: connections; TLS, limits, draining
-//! - [`routes`]: paths, and what holds for all of them
-//! - [`auth`], [`iam`], [`keys`], [`socket`]: what is served
-//! - [`operations`]: which operations there are, and what each needs
+//! - [`server`], [`connection`]: connections; TLS, limits, draining
+//! - [`routes`], [`line`]: paths, and what is known of each request
+//! - [`auth`], [`iam`], [`keys`], [`socket`]: what is served; [`body`]: what has to come in for it
 //! - [`app`]: a request to its answer: authenticate, decide, forward
+//! - [`operations`]: which operations there are, and what each needs
+//! - [`published`]: what everybody may have, kept for a moment
 //! - [`shown`], [`failure`]: answers and refusals as clients see them
 //!
-//! Around it: [`config`] reads the settings, [`peer`] tells from where a request comes, [`metrics`] how it goes.
+//! Around it: [`config`] reads the settings, [`peer`] tells from where a request comes, [`metrics`] and [`health`] how it
+//! goes. Imports point down this list.
 //!
 //! Deliberately absent: decisions. Whether somebody may is asked of [`iam_client::gateway::Gateway`], and the service
 //! decides again, with the caller as actor; nothing is believed that stands in a body.
 
 pub mod config;
 
+pub mod connection;
 pub mod server;
 
+pub mod line;
 pub mod routes;
 
 pub mod auth;
+pub mod body;
 pub mod iam;
 pub mod keys;
 pub mod socket;
 
-pub mod operations;
-
 pub mod app;
+
+pub mod operations;
+pub mod published;
 
 pub mod failure;
 pub mod shown;
 
+pub mod health;
 pub mod metrics;
 pub mod peer;
 
@@ -41,13 +48,12 @@ use std::time::Duration;
 
 use iam_client::gateway::{Gateway, Setting};
 use iam_client::program::exit::{Cause, Exit};
-use iam_client::program::health;
 use iam_client::{Client, ConnectError, Connection};
 use tokio::time::Instant;
 
 use crate::app::App;
 use crate::config::Config;
-use crate::metrics::Report;
+use crate::health::Report;
 use crate::server::Server;
 
 /// How long NATS may take to be reachable at start.
@@ -75,7 +81,9 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
     let (gateway, api) = connected;
     let app = Arc::new(App::new(gateway.clone(), api, &config));
     let http = match config.http {
-        Some(address) => Some(health::serve(address, Arc::new(Report(app.clone()))).await?),
+        Some(address) => {
+            Some(iam_client::program::health::serve(address, Arc::new(Report(app.clone()))).await?)
+        }
         None => None,
     };
     let (http_address, http) = http.unzip();

@@ -1,19 +1,13 @@
 //! How it goes, in numbers.
 
-use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::FutureExt;
-use futures_util::future::BoxFuture;
-use iam_client::program::health::Health;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::{Family, MetricConstructor};
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
-
-use crate::app::App;
 
 /// Upper bounds of the duration histogram, in seconds: from what memory answers to what a hash under load takes.
 const BUCKETS_S: [f64; 11] = [0.000_1, 0.000_3, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0];
@@ -67,6 +61,16 @@ impl Metrics {
         Self { requests, durations, connections, sockets, frames, turned_away, registry }
     }
 
+    /// All of it in the text format of OpenMetrics.
+    ///
+    /// # Errors
+    /// Only if formatting fails, which writing to a string does not.
+    pub fn text(&self) -> Result<String, std::fmt::Error> {
+        let mut text = String::with_capacity(8 * 1024);
+        prometheus_client::encoding::text::encode(&mut text, &self.registry)?;
+        Ok(text)
+    }
+
     /// Counts an answer.
     pub fn answered(&self, route: &'static str, status: u16, took: Duration) {
         self.requests.get_or_create(&RequestLabels { route, status }).inc();
@@ -77,21 +81,5 @@ impl Metrics {
 impl Default for Metrics {
     fn default() -> Self {
         Self::new()
-    }
-}
-
-/// What `/livez`, `/readyz` and `/metrics` report on.
-#[derive(Debug)]
-pub struct Report(pub Arc<App>);
-
-impl Health for Report {
-    fn problem(&self) -> BoxFuture<'_, Option<String>> {
-        std::future::ready(self.0.problem()).boxed()
-    }
-
-    fn metrics(&self) -> Result<String, std::fmt::Error> {
-        let mut text = String::with_capacity(8 * 1024);
-        prometheus_client::encoding::text::encode(&mut text, &self.0.metrics.registry)?;
-        Ok(text)
     }
 }

@@ -1,10 +1,8 @@
 //! Paths, and what holds for all of them: an id, a place, and headers that keep answers out of caches.
 
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use axum::body::{Body, Bytes, HttpBody, to_bytes};
 use axum::extract::{Request, State};
 use axum::handler::Handler;
 use axum::http::header::{AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE};
@@ -13,22 +11,16 @@ use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, any, get, post};
 use axum::{Extension, Router};
-use iam_client::gateway::layer::bearer;
-use iam_schema::subject::MAX_PAYLOAD;
-use tokio::sync::OwnedSemaphorePermit;
 use tower_http::cors::{AllowOrigin, Any, CorsLayer};
 use uuid::Uuid;
 
-use crate::app::{App, Asking};
+use crate::app::App;
 use crate::config::Cors;
 use crate::failure::Failure;
+use crate::line::Line;
 use crate::peer::Peer;
 use crate::{auth, iam, keys, socket};
 
-/// The largest body of somebody unknown, in bytes: a login takes less than 4 KiB.
-const MAX_UNKNOWN: usize = 16 * 1024;
-/// How long a body may take to come in.
-const BODY: Duration = Duration::from_secs(10);
 /// The longest id that somebody may give a request.
 const MAX_ID: usize = 128;
 /// For how many seconds a browser may remember what an origin may.
@@ -57,20 +49,6 @@ enum Place {
     AfterBody,
     /// It stays open, and is counted by its connection.
     None,
-}
-
-/// What was found out of a request before it is answered.
-#[derive(Debug, Clone)]
-pub struct Line {
-    pub request_id: Arc<str>,
-    pub client_ip: IpAddr,
-}
-
-impl Line {
-    /// Who asks; the credential is not known yet.
-    pub fn asking(&self) -> Asking<'_> {
-        Asking { credential: None, request_id: &self.request_id, client_ip: self.client_ip }
-    }
 }
 
 fn routes() -> Vec<Route> {
@@ -174,32 +152,6 @@ fn is_id(text: &str) -> bool {
 #[expect(clippy::disallowed_methods, reason = "a request id decides nothing")]
 fn new_request_id() -> String {
     Uuid::now_v7().to_string()
-}
-
-/// The whole body of a request, and the place that it has from then on.
-///
-/// What somebody unknown sends is held by as many as there are connections, so that it must be small.
-///
-/// # Errors
-/// `TooLarge`; `TooSlow`; a body that breaks off; `Overloaded`.
-pub async fn body(app: &App, request: Request<Body>) -> Result<(Bytes, OwnedSemaphorePermit), Failure> {
-    let small = request.body().size_hint().exact().is_some_and(|length| length <= MAX_UNKNOWN as u64);
-    let most = match bearer(request.headers()).filter(|_| !small) {
-        Some(credential) if app.gateway.authenticate(&credential).await.is_ok() => MAX_PAYLOAD,
-        _ => MAX_UNKNOWN,
-    };
-    let bytes = match tokio::time::timeout(BODY, to_bytes(request.into_body(), most)).await {
-        Ok(Ok(bytes)) => bytes,
-        Ok(Err(error)) if is_too_large(&error) => return Err(Failure::TooLarge),
-        Ok(Err(_)) => return Err(Failure::Bad("the body cannot be read".to_owned())),
-        Err(_) => return Err(Failure::TooSlow),
-    };
-    Ok((bytes, app.place()?))
-}
-
-fn is_too_large(error: &axum::Error) -> bool {
-    let source = std::error::Error::source(error);
-    source.is_some_and(|source| source.is::<http_body_util::LengthLimitError>())
 }
 
 #[cfg(test)]

@@ -21,10 +21,10 @@ use serde_json::value::RawValue;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior};
 
-use crate::app::{App, Asking};
+use crate::app::App;
+use crate::connection::Held;
 use crate::failure::Failure;
-use crate::routes::Line;
-use crate::server::Held;
+use crate::line::{Asking, Line};
 
 /// How long a socket may be open without a good credential.
 const AUTHENTICATE: Duration = Duration::from_secs(30);

@@ -72,7 +72,8 @@ impl Consumer {
     pub fn knows(&self, end: &End, now_ms: i64) -> Option<Known> {
         // One that it had given up before heard nothing of the change.
         let gone_ms = self.heard.get(&end.instance).map(|heard| heard + SILENCE_MS);
-        let silent = gone_ms.filter(|gone_ms| (end.at_ms..=now_ms).contains(gone_ms));
+        // In the same millisecond nobody knows which was first.
+        let silent = gone_ms.filter(|gone_ms| end.at_ms < *gone_ms && *gone_ms <= now_ms);
         let Some(seq) = end.seq else { return silent.map(Known::Missed) };
         if self.told.contains(&(end.instance, seq)) {
             return Some(Known::Told);
