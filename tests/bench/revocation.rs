@@ -40,7 +40,10 @@ pub async fn follow(url: &str, prefix: &str) -> Result<()> {
     let connection = Connection { subject_prefix: prefix.to_owned(), ..Connection::to([url]) };
     let gateway = Gateway::connect(&connection, Setting::default()).await?;
     gateway.ready(Duration::from_secs(60)).await?;
-    let mut hops = async_nats::connect(url).await?.subscribe(format!("{prefix}.hop")).await?;
+    let nats = async_nats::connect(url).await?;
+    let mut hops = nats.subscribe(format!("{prefix}.hop")).await?;
+    // The server has it, before anybody counts on that.
+    nats.flush().await?;
     tokio::spawn(async move {
         while hops.next().await.is_some() {
             println!("hop {}", now_ns());
