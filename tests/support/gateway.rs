@@ -35,7 +35,8 @@ pub struct InProcess {
 /// An answer that is held back on its way.
 #[derive(Debug, Default)]
 struct Hold {
-    wanted: AtomicBool,
+    /// Which of the next answers; 0 is none.
+    wanted: AtomicU64,
     held: Notify,
     released: Notify,
 }
@@ -56,9 +57,10 @@ impl InProcess {
         *self.dispatch.lock().unwrap_or_else(PoisonError::into_inner) = dispatch;
     }
 
-    /// Has the next answer held back, once the service has given it, until [`InProcess::release`].
-    pub fn hold(&self, wanted: bool) {
-        self.hold.wanted.store(wanted, Ordering::SeqCst);
+    /// Has one of the next answers held back, once the service has given it, until [`InProcess::release`]: 1 is the very
+    /// next, 0 none.
+    pub fn hold(&self, which: u64) {
+        self.hold.wanted.store(which, Ordering::SeqCst);
     }
 
     /// Waits until one is held back.
@@ -110,7 +112,8 @@ impl Bus for InProcess {
                     dispatch.answer_later(later).await.reply.expect("no deadline was given")
                 }
             };
-            if self.hold.wanted.swap(false, Ordering::SeqCst) {
+            let count = |wanted: u64| wanted.checked_sub(1);
+            if self.hold.wanted.fetch_update(Ordering::SeqCst, Ordering::SeqCst, count) == Ok(1) {
                 self.hold.held.notify_one();
                 self.hold.released.notified().await;
             }

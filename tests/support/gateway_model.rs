@@ -467,7 +467,9 @@ impl Play {
         let (bus, gateway) = (self.gates[gate].bus.clone(), self.gates[gate].gateway.clone());
         let question = self.question.clone();
         bus.turn_to(self.replicas[replica].world.dispatch.clone());
-        bus.hold(amid);
+        // Of the identity, or of the decision.
+        let which = if amid { self.rng.random_range(1..=2) } else { 0 };
+        bus.hold(which);
         let now_ms = self.now_ms();
         let distrusts = self.gates[gate].consumer.distrusts(now_ms);
         self.outcome.asked += 1;
@@ -487,7 +489,7 @@ impl Play {
                 asked.await
             }
         };
-        bus.hold(false);
+        bus.hold(0);
         if allowed != Some(true) {
             return;
         }
