@@ -9,6 +9,7 @@
 
 mod consumer;
 
+use std::cell::Cell;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -81,6 +82,8 @@ struct End {
     /// Its event; none where the replica died before it.
     seq: Option<u64>,
     credentials: Vec<usize>,
+    /// It ended credentials, and left their user as they were.
+    of_credential: bool,
     /// Of a demotion, once it was taken back.
     lifted: bool,
     at_ms: i64,
@@ -444,10 +447,12 @@ impl Play {
                 self.ends.iter_mut().filter(|end| end.what == what).for_each(|end| end.lifted = true);
             }
         }
+        let of_credential = operation.starts_with("revoke-") || operation == "retire-signing-key";
         let what = format!("{operation} {user}");
         let (latest, at_ms) = (self.instances, self.now_ms());
         let credentials = ended;
-        self.ends.push(End { what, instance, latest, seq, credentials, lifted: false, at_ms });
+        let end = End { what, instance, latest, seq, credentials, of_credential, lifted: false, at_ms };
+        self.ends.push(end);
         if dies {
             self.replicas[replica] = self.replica().await;
             self.beat(replica);
@@ -473,14 +478,22 @@ impl Play {
         let now_ms = self.now_ms();
         let distrusts = self.gates[gate].consumer.distrusts(now_ms);
         self.outcome.asked += 1;
-        let asked = async move {
+        // Whether the credential was looked at, and which ends nobody had told of by then.
+        let (known, mut told_before) = (Cell::new(false), None);
+        let asked = async {
             let identity = gateway.authenticate(&secret).await.ok()?;
+            known.set(true);
             Some(gateway.authorise(&identity, &question).await.ok()?.allow)
         };
         let mut asked = std::pin::pin!(asked);
         let allowed = tokio::select! {
             allowed = &mut asked => allowed,
             () = bus.held() => {
+                if known.get() {
+                    let consumer = &self.gates[gate].consumer;
+                    let told = |end: &End| consumer.knows(end, now_ms).is_some();
+                    told_before = Some(self.ends.iter().map(told).collect::<Vec<_>>());
+                }
                 self.end(replica, false).await;
                 while !self.gates[gate].consumer.inbox.is_empty() {
                     self.deliver_to_gate(gate);
@@ -496,7 +509,14 @@ impl Play {
         self.outcome.allowed += 1;
         self.outcome.by_token += usize::from(self.credentials[credential].kid.is_some());
         let now_ms = self.now_ms();
-        for end in self.ends.iter().filter(|end| !end.lifted && end.credentials.contains(&credential)) {
+        // A credential of whose end is told once it was looked at, while the decision about its user is on its way, was
+        // good for that request. What ends for the user ends the decision.
+        let looked_at = |index: usize, end: &End| {
+            let told = |told: &Vec<bool>| told.get(index) == Some(&true);
+            end.of_credential && told_before.as_ref().is_some_and(|before| !told(before))
+        };
+        let ends = self.ends.iter().enumerate().filter(|(index, end)| !looked_at(*index, end));
+        for (_, end) in ends.filter(|(_, end)| !end.lifted && end.credentials.contains(&credential)) {
             let by = |replica: &Replica, until_ms: i64| match replica.consumer.knows(end, now_ms) {
                 Some(Known::Told) => true,
                 Some(Known::Missed(since)) => since <= until_ms,
