@@ -170,14 +170,7 @@ impl App {
         request: IamRequest<'_>,
         asking: &Asking<'_>,
     ) -> Result<IamResponse, Failure> {
-        let response = self.gateway.forward(operation, named(request, asking)).await?;
-        match operations::lacks(operation, &response) {
-            None => Ok(response),
-            Some(field) => {
-                tracing::warn!(%operation, field, "a reply lacks what it must have");
-                Err(Failure::unavailable("the service gave no usable answer"))
-            }
-        }
+        usable(operation, self.gateway.forward(operation, named(request, asking)).await?)
     }
 
     /// Whose credential this is.
@@ -280,7 +273,7 @@ impl App {
         }
         let credential = asking.credential.cloned().unwrap_or_default();
         let client = self.api.for_request(asking.request_id).with_credential(credential);
-        let response = client.call(operation, named(request, asking)).await?;
+        let response = usable(operation, client.call(operation, named(request, asking)).await?)?;
         Ok(Answer { operation, response })
     }
 
@@ -309,6 +302,17 @@ impl App {
                 next if next == token => return Err(Failure::unavailable("the list has no end")),
                 next => token = next,
             }
+        }
+    }
+}
+
+/// A reply with all that the operation always returns.
+fn usable(operation: OperationName, response: IamResponse) -> Result<IamResponse, Failure> {
+    match operations::lacks(operation, &response) {
+        None => Ok(response),
+        Some(field) => {
+            tracing::warn!(%operation, field, "a reply lacks what it must have");
+            Err(Failure::unavailable("the service gave no usable answer"))
         }
     }
 }

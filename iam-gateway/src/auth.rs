@@ -50,9 +50,7 @@ pub async fn bootstrap(
     Extension(line): Extension<Line>,
     request: Request,
 ) -> Result<Answer, Failure> {
-    let (body, _place) = body(&app, request).await?;
-    let Nothing {} = fields(&body)?;
-    public(&app, &line, OperationName::Bootstrap, IamRequest::default()).await
+    without_fields(&app, &line, OperationName::Bootstrap, request).await
 }
 
 /// Whether there is no admin yet.
@@ -61,9 +59,7 @@ pub async fn bootstrap_status(
     Extension(line): Extension<Line>,
     request: Request,
 ) -> Result<Answer, Failure> {
-    let (body, _place) = body(&app, request).await?;
-    let Nothing {} = fields(&body)?;
-    public(&app, &line, OperationName::BootstrapStatus, IamRequest::default()).await
+    without_fields(&app, &line, OperationName::BootstrapStatus, request).await
 }
 
 /// A new password for the caller.
@@ -163,6 +159,18 @@ fn fields<T: Default + serde::de::DeserializeOwned>(body: &[u8]) -> Result<T, Fa
         true => Ok(iam_schema::codec::decode(body)?),
         false => Err(Failure::NotAnObject),
     }
+}
+
+/// A public operation that takes nothing.
+async fn without_fields(
+    app: &App,
+    line: &Line,
+    operation: OperationName,
+    request: Request,
+) -> Result<Answer, Failure> {
+    let (body, _place) = body(app, request).await?;
+    let Nothing {} = fields(&body)?;
+    public(app, line, operation, IamRequest::default()).await
 }
 
 async fn public(
