@@ -7,14 +7,16 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use iam_client::{Client, Connection};
 use iam_schema::codec::{Format, encode};
+use iam_schema::subject::Plane;
 use iam_schema::{IamRequest, IamResponse, OperationName};
 use iam_tests::deployment::{Deployment, program};
 use serde_json::json;
 
 use crate::load::Load;
 
-const PASSWORD: &str = "violet-anvil-93-sings";
+pub const PASSWORD: &str = "violet-anvil-93-sings";
 
 /// Everything that runs.
 pub struct Stage {
@@ -76,7 +78,7 @@ impl Stage {
     }
 
     async fn people(&mut self) -> Result<()> {
-        let client = self.service.client().clone().on(iam_schema::subject::Plane::Service);
+        let client = self.client();
         let ask = async |operation: OperationName, request: serde_json::Value| {
             let bytes = request.to_string().into_bytes();
             let payload = iam_schema::codec::Payload::read(&bytes)?;
@@ -88,6 +90,16 @@ impl Stage {
         let made = ask(OperationName::CreateUser, json!({ "workspace": "default", "user": user })).await?;
         self.user = made.user.context("a user")?.id;
         Ok(())
+    }
+
+    /// Somebody who may do everything.
+    pub fn client(&self) -> Client {
+        self.service.client().clone().on(Plane::Service)
+    }
+
+    /// How a program of its own connects.
+    pub fn connection(&self) -> Connection {
+        Connection { subject_prefix: self.service.prefix().to_owned(), ..Connection::to([&self.url]) }
     }
 
     /// A new connection for a load.

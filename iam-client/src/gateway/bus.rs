@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use async_nats::{HeaderMap, Message, StatusCode, Subscriber};
+use async_nats::{HeaderMap, Message, Statistics, StatusCode, Subscriber};
 use futures_util::future::BoxFuture;
 use futures_util::{FutureExt, StreamExt};
 use iam_schema::changes::Floors;
@@ -69,6 +69,8 @@ type Waiting = Arc<Mutex<HashMap<u64, oneshot::Sender<Message>>>>;
 #[derive(Debug)]
 pub(super) struct NatsBus {
     opened: Opened,
+    /// Held on to: who asks the client for it joins everybody who publishes in counting references.
+    statistics: Arc<Statistics>,
     inbox: String,
     next: AtomicU64,
     waiting: Waiting,
@@ -100,10 +102,10 @@ impl NatsBus {
         let events = subscribe(opened.subjects.changed()).await?;
         let replies = subscribe(format!("{inbox}.*")).await?;
         nats.flush().await.map_err(|error| failed(error.to_string()))?;
-        let waiting = Waiting::default();
+        let (waiting, statistics) = (Waiting::default(), nats.statistics());
         let (fences, incoming_fences) = mpsc::unbounded_channel();
         let incoming = Incoming { nats, events, replies, waiting: waiting.clone(), fences: incoming_fences };
-        Ok((Self { opened, inbox, next: AtomicU64::new(0), waiting, fences }, incoming))
+        Ok((Self { opened, statistics, inbox, next: AtomicU64::new(0), waiting, fences }, incoming))
     }
 
     async fn request(
@@ -190,7 +192,7 @@ impl Bus for NatsBus {
     }
 
     fn connections(&self) -> u64 {
-        self.opened.nats.statistics().connects.load(Ordering::Acquire)
+        self.statistics.connects.load(Ordering::Acquire)
     }
 
     fn caught_up(&self) -> BoxFuture<'_, ()> {

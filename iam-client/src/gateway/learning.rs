@@ -12,8 +12,9 @@ use iam_schema::decisions::Decision;
 use iam_schema::tokens::{Claims, Expect, KeySetError, TokenError, VerifyKeys};
 use iam_schema::{ErrorKind, IamRequest, KeyKid, OperationName, Secret, Timestamp};
 
+use super::decided::{Matter, Ruling, Uses};
 use super::keys::Fetched;
-use super::memory::{About, Asked, CredentialHash, DecisionKey, Rest, Ruling};
+use super::memory::{Asked, CredentialHash, Rest};
 use super::question::Question;
 use super::{GatewayError, Shared};
 use crate::error::ClientError;
@@ -112,7 +113,7 @@ impl Shared {
         let mut rests = Vec::new();
         for _ in 0..TRIES {
             let now_ms = self.clock.monotonic_ms();
-            let refusing = self.memory.asking([Rest::Absence]);
+            let refusing = self.memory.asking(&[Rest::Absence]);
             if credential.expose().bytes().filter(|byte| *byte == b'.').count() == 2 {
                 match self.verify(credential, &self.setting.audience).await? {
                     Ok((claims, kid)) => {
@@ -128,7 +129,7 @@ impl Shared {
                     }
                 }
             }
-            let (asked, floors) = (self.memory.asking(rests.iter().cloned()), self.memory.floors(&rests));
+            let (asked, floors) = (self.memory.asking(&rests), self.memory.floors(&rests));
             let request = IamRequest { credential: credential.clone(), ..IamRequest::default() };
             let answer =
                 self.bus.ask(OperationName::Authenticate, request, &floors, self.setting.deadline).await;
@@ -145,15 +146,16 @@ impl Shared {
             let identity = Identity::read(&mut response).map_err(|error| unavailable(&error))?;
             let mut shown = rests_of(&identity);
             shown.retain(|rest| !rests.contains(rest));
-            let asked = self.memory.asking_too(asked, shown.iter().cloned());
+            let asked = self.memory.asking_too(asked, &shown);
             rests.append(&mut shown);
             if self.memory.behind(&floors, &rests) {
                 continue;
             }
             let until_ms = self.until_ms(now_ms, IDENTITY_MS).min(self.expiry_ms(&identity));
             if let Some(kept) = self.memory.keep(asked, Arc::new(identity), until_ms) {
-                self.memory.identities.insert(hash, kept.clone());
-                return Ok(kept.value.clone());
+                let identity = kept.value.clone();
+                self.memory.put_identity(hash, kept);
+                return Ok(identity);
             }
         }
         Err(changing_too_fast())
@@ -170,7 +172,7 @@ impl Shared {
     /// Remembers that a credential is not good; `false` if that may have changed meanwhile.
     fn refuse(&self, hash: CredentialHash, asked: Asked, now_ms: i64) -> bool {
         let kept = self.memory.keep(asked, (), now_ms + REFUSED_MS);
-        kept.map(|kept| self.memory.refused.insert(hash, kept)).is_some()
+        kept.map(|kept| self.memory.put_refused(hash, kept)).is_some()
     }
 
     /// Verifies a token with the keys that are known, or fetched for its sake.
@@ -233,15 +235,14 @@ impl Shared {
         identity: &Identity,
         question: &Question,
     ) -> Result<Decision, GatewayError> {
-        let about = About { user: identity.user_id, question };
-        if let Some(known) = self.remembered_decision(identity, &about) {
+        if let Some(known) = self.remembered_decision(identity, question) {
             return Ok(known);
         }
         let mut rests = vec![Rest::user(identity.user_id), home_of(identity)];
         rests.extend(question.targets().iter().map(Rest::workspace));
         for _ in 0..TRIES {
             let now_ms = self.clock.monotonic_ms();
-            let (asked, floors) = (self.memory.asking(rests.iter().cloned()), self.memory.floors(&rests));
+            let (asked, floors) = (self.memory.asking(&rests), self.memory.floors(&rests));
             let request = IamRequest {
                 user_id: identity.user_id.to_string().into(),
                 capability: question.capability().into(),
@@ -265,7 +266,7 @@ impl Shared {
                 continue;
             }
             let ruling = match allow {
-                true => Ruling::Allow(self.rulings.tally(identity, question)),
+                true => Ruling::Allow(Uses::none_yet(Matter::of(identity, question))),
                 false => Ruling::Deny,
             };
             let until_ms = self.until_ms(now_ms, i64::from(ttl) * 1_000);
@@ -273,8 +274,8 @@ impl Shared {
                 return Ok(Decision { allow, ttl: 0 });
             }
             if let Some(kept) = self.memory.keep(asked, ruling, until_ms) {
-                let key = DecisionKey { user: identity.user_id, question: question.clone() };
-                self.memory.decisions.insert(key, kept);
+                let told = |matter: &Matter, count| self.rulings.used(matter, count);
+                self.memory.put_decision((identity.user_id, question.hash()), kept, now_ms, told);
                 return Ok(Decision { allow, ttl });
             }
         }

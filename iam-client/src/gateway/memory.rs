@@ -1,41 +1,37 @@
 //! What a gateway remembers, and what makes it forget.
 //!
-//! An answer holds on to an [`Anchor`] for each record that it rests on. The anchors are taken before the question is
-//! asked; a change event ends the anchor of what it names, and an answer with an ended anchor is worth nothing, in
-//! memory or on its way. So there is no race between an answer that is filled in and an event that overtakes it.
+//! Each record that answers rest on has a counter, which a change event of it raises. An answer holds on to the sum of
+//! the counters of what it rests on, read before the question was asked: while the sum is the same, none of them has
+//! changed, and else the answer is worth nothing, in memory or on its way. So there is no race between an answer that is
+//! filled in and an event that overtakes it.
 //!
-//! What an answer turns out to rest on, such as the owner of a key, has no anchor from before the question: there the
+//! What an answer turns out to rest on, such as the owner of a key, has no sum from before the question: there the
 //! floors tell whether it was changed lately, and it is asked again with them.
 //!
 //! Source: protocol section 8.
 
-use std::collections::HashMap;
-use std::hash::Hash;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
+use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
 
 use iam_schema::UserId;
 use iam_schema::changes::{Change, ChangeKind, DELETED, Floors, Highest, MAX_FLOORS};
-use quick_cache::Equivalent;
 use quick_cache::sync::Cache as Bounded;
-use smallvec::SmallVec;
+use smallvec::{SmallVec, smallvec};
 
-use super::question::Question;
-use super::rulings::Tally;
+use super::decided::{DecisionKey, Decisions, Known, Matter, Ruling};
 use crate::sessions::Identity;
 
 /// The SHA-256 of a credential's text: memory holds no credential.
 pub(super) type CredentialHash = [u8; 32];
 
-/// A record that answers rest on, from one change of it to the next.
-#[derive(Debug, Default)]
-struct Anchor {
-    ended: AtomicBool,
-}
+/// How many counters there are. Records share them by hash: a change may end answers of others, never too few.
+const COUNTERS: u32 = 1 << 18;
 
-type Anchors = SmallVec<[Arc<Anchor>; 4]>;
+/// The counter of what has no name: raised when everything is dropped.
+const EVERYTHING: u32 = 0;
 
-/// What an anchor stands for.
+/// What an answer may rest on.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) enum Rest {
     Record(ChangeKind, String),
@@ -53,35 +49,46 @@ impl Rest {
     pub fn workspace(id: impl ToString) -> Self {
         Rest::Record(ChangeKind::Workspace, id.to_string())
     }
+
+    /// Where its counter is: the same in every run, so that a run can be repeated.
+    fn place(&self) -> u32 {
+        let hash = BuildHasherDefault::<DefaultHasher>::default().hash_one(self);
+        u32::try_from(hash % u64::from(COUNTERS)).unwrap_or(EVERYTHING)
+    }
 }
 
-/// The anchors that answers hold on to. One that nobody holds is forgotten when its turn comes.
-#[derive(Debug, Default)]
-struct Register {
-    held: HashMap<Rest, Weak<Anchor>>,
-    /// How many there were after the last clearing up.
-    kept: usize,
+/// How often each record was changed.
+#[derive(Debug)]
+struct Counters(Box<[AtomicU32]>);
+
+impl Default for Counters {
+    fn default() -> Self {
+        Self((0..COUNTERS).map(|_| AtomicU32::new(0)).collect())
+    }
 }
 
-impl Register {
-    fn take(&mut self, rest: Rest) -> Arc<Anchor> {
-        if self.held.len() > 2 * self.kept + 1_000 {
-            self.held.retain(|_, anchor| anchor.strong_count() > 0);
-            self.kept = self.held.len();
-        }
-        let known = self.held.get(&rest).and_then(Weak::upgrade);
-        known.unwrap_or_else(|| {
-            let anchor = Arc::new(Anchor::default());
-            self.held.insert(rest, Arc::downgrade(&anchor));
-            anchor
-        })
+impl Counters {
+    fn at(&self, place: u32) -> Option<&AtomicU32> {
+        self.0.get(usize::try_from(place).ok()?)
     }
 
-    fn end(&mut self, rest: &Rest) {
-        if let Some(anchor) = self.held.remove(rest).and_then(|anchor| anchor.upgrade()) {
-            anchor.ended.store(true, Ordering::Release);
+    fn raise(&self, place: u32) {
+        if let Some(counter) = self.at(place) {
+            counter.fetch_add(1, Ordering::AcqRel);
         }
     }
+
+    fn sum(&self, places: &[u32]) -> u32 {
+        let counts = places.iter().filter_map(|place| self.at(*place));
+        counts.fold(0, |sum, counter| sum.wrapping_add(counter.load(Ordering::Acquire)))
+    }
+}
+
+/// What an answer rests on, as it was before the question was asked.
+#[derive(Debug)]
+pub(super) struct Asked {
+    places: SmallVec<[u32; 5]>,
+    sum: u32,
 }
 
 /// An answer with what it rests on.
@@ -90,56 +97,18 @@ pub(super) struct Kept<T> {
     pub value: T,
     /// Good until then, in milliseconds of the monotonic clock.
     pub until_ms: i64,
-    era: u64,
-    anchors: Anchors,
-}
-
-/// What is known before a question is asked.
-#[derive(Debug)]
-pub(super) struct Asked {
-    era: u64,
-    anchors: Anchors,
-}
-
-/// What was decided.
-#[derive(Debug)]
-pub(super) enum Ruling {
-    /// With where its uses are counted.
-    Allow(Arc<Tally>),
-    Deny,
-}
-
-/// A decision about a user, as long as nothing that it rests on changes.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub(super) struct DecisionKey {
-    pub user: UserId,
-    pub question: Question,
-}
-
-/// The same, borrowed.
-#[derive(Debug, Hash)]
-pub(super) struct About<'q> {
-    pub user: UserId,
-    pub question: &'q Question,
-}
-
-impl Equivalent<DecisionKey> for About<'_> {
-    fn equivalent(&self, key: &DecisionKey) -> bool {
-        self.user == key.user && *self.question == key.question
-    }
+    rests_on: Asked,
 }
 
 /// Answers, bounded in number and in age.
 #[derive(Debug)]
 pub(super) struct Memory {
-    pub identities: Bounded<CredentialHash, Arc<Kept<Arc<Identity>>>>,
+    identities: Bounded<CredentialHash, Arc<Kept<Arc<Identity>>>>,
     /// Credentials that are not good, apart from those that are: random ones push nothing out.
-    pub refused: Bounded<CredentialHash, Arc<Kept<()>>>,
-    pub decisions: Bounded<DecisionKey, Arc<Kept<Ruling>>>,
-    register: Mutex<Register>,
+    refused: Bounded<CredentialHash, Arc<Kept<()>>>,
+    decisions: Decisions,
+    changes: Counters,
     highest: RwLock<Highest>,
-    /// Raised when everything is dropped.
-    era: AtomicU64,
 }
 
 impl Memory {
@@ -147,28 +116,24 @@ impl Memory {
         Self {
             identities: Bounded::new(identities),
             refused: Bounded::new((identities / 10).max(1)),
-            decisions: Bounded::new(decisions),
-            register: Mutex::default(),
+            decisions: Decisions::new(decisions),
+            changes: Counters::default(),
             highest: RwLock::default(),
-            era: AtomicU64::new(0),
         }
     }
 
     /// Before a question is asked: takes hold of what the answer is known to rest on.
-    pub fn asking(&self, rests: impl IntoIterator<Item = Rest>) -> Asked {
-        let era = self.era.load(Ordering::Acquire);
-        Asked { era, anchors: self.hold(rests) }
+    pub fn asking<'r>(&self, rests: impl IntoIterator<Item = &'r Rest>) -> Asked {
+        self.asking_too(Asked { sum: self.changes.sum(&[EVERYTHING]), places: smallvec![EVERYTHING] }, rests)
     }
 
     /// Takes hold of what the answer has shown besides. An event that came before is seen by the floors alone.
-    pub fn asking_too(&self, mut asked: Asked, rests: impl IntoIterator<Item = Rest>) -> Asked {
-        asked.anchors.extend(self.hold(rests));
+    pub fn asking_too<'r>(&self, mut asked: Asked, rests: impl IntoIterator<Item = &'r Rest>) -> Asked {
+        for place in rests.into_iter().map(Rest::place) {
+            asked.sum = asked.sum.wrapping_add(self.changes.sum(&[place]));
+            asked.places.push(place);
+        }
         asked
-    }
-
-    fn hold(&self, rests: impl IntoIterator<Item = Rest>) -> Anchors {
-        let mut register = self.register.lock().unwrap_or_else(PoisonError::into_inner);
-        rests.into_iter().map(|rest| register.take(rest)).collect()
     }
 
     /// What an answer about these records must not be older than.
@@ -190,30 +155,58 @@ impl Memory {
     }
 
     /// An answer, unless it was overtaken by a change.
-    pub fn keep<T>(&self, asked: Asked, value: T, until_ms: i64) -> Option<Arc<Kept<T>>> {
-        let Asked { era, anchors } = asked;
-        let kept = Kept { value, until_ms, era, anchors };
-        self.holds(&kept).then(|| Arc::new(kept))
+    pub fn keep<T>(&self, asked: Asked, value: T, until_ms: i64) -> Option<Kept<T>> {
+        let kept = Kept { value, until_ms, rests_on: asked };
+        self.holds(&kept).then_some(kept)
     }
 
     /// Whether an answer still rests on what it rested on.
-    pub fn holds<T>(&self, kept: &Kept<T>) -> bool {
-        kept.era == self.era.load(Ordering::Acquire)
-            && kept.anchors.iter().all(|anchor| !anchor.ended.load(Ordering::Acquire))
+    fn holds<T>(&self, kept: &Kept<T>) -> bool {
+        self.changes.sum(&kept.rests_on.places) == kept.rests_on.sum
     }
 
-    /// What is remembered under a key, if it is good at this time.
-    pub fn look<K, Q, T>(
+    fn is_good<T>(&self, kept: &Kept<T>, now_ms: i64) -> bool {
+        now_ms < kept.until_ms && self.holds(kept)
+    }
+
+    /// Whose credential this is, if that is known at this time.
+    pub fn identity(&self, hash: &CredentialHash, now_ms: i64) -> Option<Arc<Identity>> {
+        let known = self.identities.get(hash).filter(|kept| self.is_good(kept, now_ms))?;
+        Some(known.value.clone())
+    }
+
+    /// Whether a credential is known not to be good at this time.
+    pub fn is_refused(&self, hash: &CredentialHash, now_ms: i64) -> bool {
+        self.refused.get(hash).is_some_and(|kept| self.is_good(&kept, now_ms))
+    }
+
+    /// What is known to be decided at this time; counts the use.
+    pub fn decided(&self, key: &DecisionKey, now_ms: i64) -> Option<Known> {
+        self.decisions.look(key, |kept| self.is_good(kept, now_ms))
+    }
+
+    pub fn put_identity(&self, hash: CredentialHash, kept: Kept<Arc<Identity>>) {
+        self.identities.insert(hash, Arc::new(kept));
+    }
+
+    pub fn put_refused(&self, hash: CredentialHash, kept: Kept<()>) {
+        self.refused.insert(hash, Arc::new(kept));
+    }
+
+    /// Remembers what was decided; uses of what gives way to it are `told`.
+    pub fn put_decision(
         &self,
-        answers: &Bounded<K, Arc<Kept<T>>>,
-        key: &Q,
+        key: DecisionKey,
+        kept: Kept<Ruling>,
         now_ms: i64,
-    ) -> Option<Arc<Kept<T>>>
-    where
-        K: Hash + Eq,
-        Q: Hash + Equivalent<K> + ?Sized,
-    {
-        answers.get(key).filter(|kept| now_ms < kept.until_ms && self.holds(kept))
+        told: impl FnOnce(&Matter, u32),
+    ) {
+        self.decisions.insert(key, kept, |other| self.is_good(other, now_ms), told);
+    }
+
+    /// Where the uses of decisions are counted.
+    pub fn decisions(&self) -> &Decisions {
+        &self.decisions
     }
 
     /// Whether the key or the user that a credential stood for was deleted: neither comes back, so that nobody has to be
@@ -227,7 +220,7 @@ impl Memory {
         key == Some(DELETED) || user == DELETED
     }
 
-    /// Takes changes in. Versions come first: whoever took hold of a record after its anchor ended sees them.
+    /// Takes changes in. Versions come first: whoever took hold of a record after its counter was raised sees them.
     pub fn changed(&self, changes: &[Change], now_ms: i64) {
         for change in changes {
             self.highest.write().unwrap_or_else(PoisonError::into_inner).note(
@@ -236,23 +229,21 @@ impl Memory {
                 change.version,
                 now_ms,
             );
-            let mut register = self.register.lock().unwrap_or_else(PoisonError::into_inner);
-            register.end(&Rest::Record(change.kind, change.id.clone()));
+            self.changes.raise(Rest::Record(change.kind, change.id.clone()).place());
             match change.kind {
-                ChangeKind::Workspace => register.end(&Rest::AnyWorkspace),
+                ChangeKind::Workspace => self.changes.raise(Rest::AnyWorkspace.place()),
                 // A bootstrap token is known before it is a key.
-                ChangeKind::ApiKey | ChangeKind::SigningKey => register.end(&Rest::Absence),
+                ChangeKind::ApiKey | ChangeKind::SigningKey => self.changes.raise(Rest::Absence.place()),
                 ChangeKind::User => {}
                 ChangeKind::Unknown => self.forget(),
             }
         }
     }
 
-    /// Drops everything.
+    /// Drops everything. Decisions give way to others as they come.
     pub fn forget(&self) {
-        self.era.fetch_add(1, Ordering::AcqRel);
+        self.changes.raise(EVERYTHING);
         self.identities.clear();
         self.refused.clear();
-        self.decisions.clear();
     }
 }

@@ -8,6 +8,7 @@
 //! Code map, in reading order:
 //!
 //! - [`Question`]: a capability, and on what
+//! - `decided`: the table of decisions
 //! - `memory`: answers, what they rest on, and what ends them
 //! - `learning`: asking the service what memory does not hold
 //! - `following`: following the changes, and whether memory is to be trusted
@@ -20,6 +21,7 @@
 //! Source: protocol sections 5, 6 and 8.
 
 mod bus;
+mod decided;
 mod following;
 mod keys;
 mod learning;
@@ -34,13 +36,14 @@ pub mod registry;
 use std::hash::RandomState;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use iam_schema::audit::{AuditPayload, AuditType};
 use iam_schema::changes::Follower;
 use iam_schema::decisions::Decision;
 use iam_schema::tokens::change_password_audience;
 use iam_schema::{IamRequest, IamResponse, OperationName, Secret, Timestamp, UserId};
+use rustix::time::{ClockId, clock_gettime};
 use sha2::{Digest, Sha256};
 use tokio::sync::{Notify, Semaphore};
 
@@ -49,7 +52,7 @@ pub use question::Question;
 
 use self::bus::NatsBus;
 use self::keys::Keys;
-use self::memory::{About, CredentialHash, Memory, Ruling};
+use self::memory::{CredentialHash, Memory};
 use self::rulings::{Rulings, SUM_UP};
 use crate::connection::Connection;
 use crate::error::{ClientError, ConnectError};
@@ -66,9 +69,14 @@ pub trait Clock: Send + Sync + 'static {
     fn monotonic_ms(&self) -> i64;
 }
 
+#[cfg(target_os = "linux")]
+const TICKS: ClockId = ClockId::MonotonicCoarse;
+#[cfg(not(target_os = "linux"))]
+const TICKS: ClockId = ClockId::Monotonic;
+
 /// The clock of this machine.
 #[derive(Debug)]
-struct SystemClock(Instant);
+struct SystemClock;
 
 impl Clock for SystemClock {
     #[expect(clippy::disallowed_methods, reason = "the one real read of the wall clock")]
@@ -77,8 +85,11 @@ impl Clock for SystemClock {
         Timestamp::from_millis(i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
     }
 
+    /// As of the last tick of the kernel, which is some milliseconds ago at most: an exact reading costs as much as all
+    /// the rest of an answer out of memory.
     fn monotonic_ms(&self) -> i64 {
-        i64::try_from(self.0.elapsed().as_millis()).unwrap_or(i64::MAX)
+        let now = clock_gettime(TICKS);
+        now.tv_sec.saturating_mul(1_000).saturating_add(now.tv_nsec / 1_000_000)
     }
 }
 
@@ -90,8 +101,10 @@ pub struct Setting {
     pub audience: String,
     /// How long a caller waits for an answer that is not in memory, all tries together.
     pub deadline: Duration,
-    /// The most identities and decisions that are remembered; some 400 bytes each.
+    /// The most identities that are remembered, some 400 bytes each.
     pub identities: usize,
+    /// The most decisions that are remembered: 128 bytes each from the start, and some 100 more for each that is. Twice
+    /// as many as are asked for within a minute leave nothing to be asked twice.
     pub decisions: usize,
     /// Who tells the audit: the name of the program, or of the instance of it.
     pub producer: String,
@@ -104,7 +117,7 @@ impl Default for Setting {
             audience: "trustgraph".to_owned(),
             deadline: Duration::from_secs(5),
             identities: 100_000,
-            decisions: 200_000,
+            decisions: 65_536,
             producer: "iam-client".to_owned(),
         }
     }
@@ -166,14 +179,14 @@ impl Gateway {
     /// As [`Client::connect`](crate::Client::connect).
     pub async fn connect(connection: &Connection, setting: Setting) -> Result<Self, ConnectError> {
         let (bus, incoming) = NatsBus::open(connection).await?;
-        let gateway = Self::over(Box::new(bus), Box::new(SystemClock(Instant::now())), setting);
+        let gateway = Self::over(Box::new(bus), Box::new(SystemClock), setting);
         tokio::spawn(incoming.read(Arc::downgrade(&gateway.0)));
         let shared = Arc::downgrade(&gateway.0);
         tokio::spawn(async move {
             loop {
                 tokio::time::sleep(SUM_UP).await;
                 let Some(shared) = shared.upgrade() else { return };
-                shared.tell_sums();
+                shared.tell_sums().await;
             }
         });
         Ok(gateway)
@@ -295,7 +308,7 @@ impl Gateway {
 
     /// Tells the audit what was counted since it was told last, and waits until that has left: before an end.
     pub async fn tell_audit(&self) {
-        self.0.tell_sums();
+        self.0.tell_sums().await;
         self.0.bus.flush().await;
     }
 
@@ -312,10 +325,11 @@ impl Gateway {
         identity: &Identity,
         question: &Question,
     ) -> Result<Decision, GatewayError> {
-        let about = About { user: identity.user_id, question };
-        match self.0.remembered_decision(identity, &about) {
+        match self.0.remembered_decision(identity, question) {
             Some(known) => Ok(known),
-            None => self.0.learn(&about, || self.0.decide(identity, question)).await,
+            None => {
+                self.0.learn((identity.user_id, question.hash()), || self.0.decide(identity, question)).await
+            }
         }
     }
 }
@@ -327,11 +341,10 @@ impl Shared {
         if !self.trusts(now_ms) {
             return None;
         }
-        match self.memory.look(&self.memory.identities, hash, now_ms) {
-            Some(known) => Some(Ok(known.value.clone())),
+        match self.memory.identity(hash, now_ms) {
+            Some(known) => Some(Ok(known)),
             None => {
-                let refused = self.memory.look(&self.memory.refused, hash, now_ms).is_some();
-                let reason = match refused {
+                let reason = match self.memory.is_refused(hash, now_ms) {
                     true => "remembered by the gateway",
                     false if self.memory.is_gone(hash) => "its key or its user was deleted",
                     false => return None,
@@ -343,18 +356,18 @@ impl Shared {
     }
 
     /// What is remembered of a question.
-    fn remembered_decision(&self, identity: &Identity, about: &About<'_>) -> Option<Decision> {
+    fn remembered_decision(&self, identity: &Identity, question: &Question) -> Option<Decision> {
         let now_ms = self.clock.monotonic_ms();
         if !self.trusts(now_ms) {
             return None;
         }
-        let known = self.memory.look(&self.memory.decisions, about, now_ms)?;
-        match &known.value {
-            Ruling::Allow(tally) => tally.count(),
-            Ruling::Deny => self.tell(self.rulings.denied(identity, about.question)),
+        let about = (identity.user_id, question.hash());
+        let known = self.memory.decided(&about, now_ms)?;
+        if !known.allow {
+            self.tell(self.rulings.denied(identity, question));
         }
         let ttl = u32::try_from((known.until_ms - now_ms) / 1_000).unwrap_or(0);
-        Some(Decision { allow: matches!(known.value, Ruling::Allow(_)), ttl })
+        Some(Decision { allow: known.allow, ttl })
     }
 
     /// Tells the audit, if there is anything to tell.
@@ -366,7 +379,11 @@ impl Shared {
     }
 
     /// Tells the audit how many allows memory gave, and how many events were too many to be told one by one.
-    fn tell_sums(&self) {
+    async fn tell_sums(&self) {
+        for part in self.memory.decisions().parts() {
+            part.take_uses(|matter, count| self.rulings.used(matter, count));
+            tokio::task::yield_now().await;
+        }
         let (sums, given_up) = self.rulings.sums();
         sums.into_iter().for_each(|sum| self.tell(Some(sum)));
         if given_up > 0 {

@@ -1,10 +1,9 @@
 //! What is asked about somebody.
 
-use std::hash::{Hash, Hasher};
-
 use iam_schema::WorkspaceId;
 use iam_schema::decisions::Check;
 use serde_json::{Map, Value};
+use sha2::{Digest, Sha256};
 use smallvec::SmallVec;
 
 use crate::error::ClientError;
@@ -12,35 +11,30 @@ use crate::error::ClientError;
 /// The longest question whose answer is remembered, in bytes: a workspace id has 63 at most, a capability some 30.
 const MAX_REMEMBERED: usize = 512;
 
+/// The SHA-256 of a question's texts: memory tells questions apart by it.
+pub(super) type QuestionHash = [u8; 32];
+
 /// A capability, and on what: as `authorise` takes them, ready to be asked many times.
-#[derive(Debug, Clone, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Question {
     capability: Box<str>,
     resource: Box<str>,
     parameters: Box<str>,
     /// The workspaces that it is about.
     targets: SmallVec<[WorkspaceId; 2]>,
+    hash: QuestionHash,
 }
 
 impl Question {
     /// Whether somebody has a capability, anywhere.
     pub fn new(capability: &str) -> Self {
-        Self {
-            capability: capability.into(),
-            resource: "".into(),
-            parameters: "".into(),
-            targets: SmallVec::new(),
-        }
+        Self::about(capability, String::new(), String::new(), SmallVec::new())
     }
 
     /// Whether somebody has a capability in a workspace, which is the resource.
     pub fn within(capability: &str, workspace: &WorkspaceId) -> Self {
-        Self {
-            capability: capability.into(),
-            resource: format!(r#"{{"workspace":{}}}"#, Value::from(workspace.as_str())).into(),
-            parameters: "".into(),
-            targets: [workspace.clone()].into_iter().collect(),
-        }
+        let resource = format!(r#"{{"workspace":{}}}"#, Value::from(workspace.as_str()));
+        Self::about(capability, resource, String::new(), [workspace.clone()].into_iter().collect())
     }
 
     /// A question of any form.
@@ -53,13 +47,30 @@ impl Question {
             false => crate::decisions::json(field, map),
         };
         let target = |map: &Map<String, Value>| map.get("workspace")?.as_str()?.parse().ok();
-        let targets = [&check.resource, &check.parameters].into_iter().filter_map(target);
-        Ok(Self {
-            capability: check.capability.as_str().into(),
-            resource: text("resource_json", &check.resource)?.into(),
-            parameters: text("parameters_json", &check.parameters)?.into(),
-            targets: targets.collect(),
-        })
+        let targets = [&check.resource, &check.parameters].into_iter().filter_map(target).collect();
+        let resource = text("resource_json", &check.resource)?;
+        let parameters = text("parameters_json", &check.parameters)?;
+        Ok(Self::about(&check.capability, resource, parameters, targets))
+    }
+
+    fn about(
+        capability: &str,
+        resource: String,
+        parameters: String,
+        targets: SmallVec<[WorkspaceId; 2]>,
+    ) -> Self {
+        let mut hash = Sha256::new();
+        for text in [capability, &resource, &parameters] {
+            hash.update(text.len().to_be_bytes());
+            hash.update(text);
+        }
+        Self {
+            capability: capability.into(),
+            resource: resource.into(),
+            parameters: parameters.into(),
+            targets,
+            hash: hash.finalize().into(),
+        }
     }
 
     /// The capability that is asked for.
@@ -84,18 +95,8 @@ impl Question {
     pub(super) fn targets(&self) -> &[WorkspaceId] {
         &self.targets
     }
-}
 
-// The targets follow from the rest.
-impl PartialEq for Question {
-    fn eq(&self, other: &Self) -> bool {
-        (&self.capability, &self.resource, &self.parameters)
-            == (&other.capability, &other.resource, &other.parameters)
-    }
-}
-
-impl Hash for Question {
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        (&self.capability, &self.resource, &self.parameters).hash(state);
+    pub(super) fn hash(&self) -> QuestionHash {
+        self.hash
     }
 }

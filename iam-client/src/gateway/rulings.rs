@@ -6,13 +6,14 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use iam_schema::Timestamp;
 use iam_schema::audit::{AuditEvent, AuditOutcome, AuditPayload, AuditType, SCHEMA_VERSION};
 use iam_schema::subject::Plane;
 
+use super::decided::Matter;
 use super::question::Question;
 use crate::client::new_request_id;
 use crate::sessions::Identity;
@@ -22,33 +23,23 @@ pub(super) const SUM_UP: Duration = Duration::from_secs(10);
 /// The most events that are told one by one within that time; the rest is counted, and the count told.
 const MOST: u64 = 1_000;
 
-/// Whose allows, for what and where; counted by every decision that says so.
-#[derive(Debug)]
-pub(super) struct Tally {
-    said: AuditPayload,
-    count: AtomicU64,
-}
-
-impl Tally {
-    pub fn count(&self) {
-        self.count.fetch_add(1, Ordering::Relaxed);
-    }
-}
-
 /// What is to be told.
 #[derive(Debug, Default)]
 pub(super) struct Rulings {
-    tallies: Mutex<Vec<Arc<Tally>>>,
+    /// Uses of allows, as far as they were counted up.
+    uses: Mutex<BTreeMap<Matter, u64>>,
     /// Events told one by one since the sums were told, and those beyond the bound.
     told: AtomicU64,
 }
 
 impl Rulings {
-    /// Where the uses of a decision are counted.
-    pub fn tally(&self, identity: &Identity, question: &Question) -> Arc<Tally> {
-        let tally = Arc::new(Tally { said: about(identity, question), count: AtomicU64::new(0) });
-        self.tallies.lock().unwrap_or_else(PoisonError::into_inner).push(tally.clone());
-        tally
+    /// Allows were given out of memory.
+    pub fn used(&self, matter: &Matter, count: u32) {
+        let mut uses = self.uses.lock().unwrap_or_else(PoisonError::into_inner);
+        match uses.get_mut(matter) {
+            Some(sum) => *sum = sum.saturating_add(count.into()),
+            None => drop(uses.insert(matter.clone(), count.into())),
+        }
     }
 
     /// An event about a deny out of memory, unless there were too many of them.
@@ -57,7 +48,7 @@ impl Rulings {
             outcome: Some(AuditOutcome::Denied),
             reason: "remembered by the gateway".to_owned(),
             resource: question.resource_json().to_owned(),
-            ..about(identity, question)
+            ..about(Matter::of(identity, question))
         })
     }
 
@@ -79,32 +70,21 @@ impl Rulings {
     /// The sums since this was asked last, and how many events were not told.
     pub fn sums(&self) -> (Vec<AuditPayload>, u64) {
         let given_up = self.told.swap(0, Ordering::Relaxed).saturating_sub(MOST);
-        let mut tallies = self.tallies.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut sums = BTreeMap::<_, AuditPayload>::new();
-        tallies.retain(|tally| {
-            // Asked first: whoever holds the other end may count once more and let go.
-            let alone = Arc::strong_count(tally) == 1;
-            let count = tally.count.swap(0, Ordering::AcqRel);
-            if count > 0 {
-                let AuditPayload { actor, capability, workspace, .. } = &tally.said;
-                let kind = (actor.clone(), capability.clone(), workspace.clone());
-                let sum = sums.entry(kind).or_insert_with(|| tally.said.clone());
-                sum.count = Some(sum.count.unwrap_or_default().saturating_add(count));
-            }
-            !alone
-        });
-        (sums.into_values().collect(), given_up)
+        let uses = std::mem::take(&mut *self.uses.lock().unwrap_or_else(PoisonError::into_inner));
+        let told =
+            uses.into_iter().map(|(matter, count)| AuditPayload { count: Some(count), ..about(matter) });
+        (told.collect(), given_up)
     }
 }
 
-fn about(identity: &Identity, question: &Question) -> AuditPayload {
+fn about(matter: Matter) -> AuditPayload {
     AuditPayload {
         plane: Plane::Service.as_str().to_owned(),
         operation: "authorise".to_owned(),
-        actor: identity.user_id.to_string(),
-        user_id: identity.user_id.to_string(),
-        capability: question.capability().to_owned(),
-        workspace: question.targets().first().map(ToString::to_string).unwrap_or_default(),
+        actor: matter.actor.to_string(),
+        user_id: matter.actor.to_string(),
+        capability: matter.capability.into(),
+        workspace: matter.workspace.map(|workspace| workspace.to_string()).unwrap_or_default(),
         outcome: Some(AuditOutcome::Success),
         ..AuditPayload::default()
     }
@@ -141,9 +121,8 @@ mod tests {
         let (here, there) = ("here".parse().unwrap(), "there".parse().unwrap());
         let rulings = Rulings::default();
         // The second of the same is what a decision becomes that was asked for anew.
-        for (workspace, uses) in [(&here, 2), (&here, 3), (&there, 1), (&there, 0)] {
-            let tally = rulings.tally(&caller, &Question::within("graph:read", workspace));
-            (0..uses).for_each(|_| tally.count());
+        for (workspace, uses) in [(&here, 2), (&here, 3), (&there, 1)] {
+            rulings.used(&Matter::of(&caller, &Question::within("graph:read", workspace)), uses);
         }
         let (sums, given_up) = rulings.sums();
         let told: Vec<_> = sums.iter().map(|sum| (sum.workspace.as_str(), sum.count)).collect();
