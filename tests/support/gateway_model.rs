@@ -117,6 +117,10 @@ struct Play {
     credentials: Vec<Held>,
     ends: Vec<End>,
     question: Question,
+    /// How many letters of a hundred are lost, and after how many steps of a hundred all that are on their way arrive:
+    /// the same throughout a schedule, so that some schedules are of losses alone and others of delays.
+    lost: u32,
+    prompt: u32,
     outcome: Outcome,
     /// Last of all: what the replicas have open.
     ground: Ground,
@@ -133,6 +137,8 @@ fn kid(token: &Secret) -> Option<String> {
 pub async fn play(seed: u64, steps: usize) -> Outcome {
     let mut play = Play::new(seed).await;
     play.people().await;
+    play.lost = *[0, 5, 30].choose(&mut play.rng).expect("some");
+    play.prompt = *[0, 20, 90].choose(&mut play.rng).expect("some");
     for _ in 0..steps {
         play.step().await;
         if play.outcome.violation.is_some() {
@@ -159,6 +165,8 @@ impl Play {
             credentials: Vec::new(),
             ends: Vec::new(),
             question: Question::within("graph:read", &"acme".parse().expect("an id")),
+            lost: 0,
+            prompt: 0,
             outcome: Outcome::default(),
             ground,
         };
@@ -302,7 +310,9 @@ impl Play {
             let replicas = self.replicas.iter_mut().map(|replica| &mut replica.consumer);
             let gates = self.gates.iter_mut().map(|gate| &mut gate.consumer);
             for consumer in replicas.chain(gates).filter(|consumer| !consumer.cut) {
-                consumer.inbox.push_back(letter.clone());
+                if !self.rng.random_ratio(self.lost, 100) {
+                    consumer.inbox.push_back(letter.clone());
+                }
             }
         }
     }
@@ -352,26 +362,22 @@ impl Play {
                 let user = self.rng.random_range(0..USERS);
                 if self.rng.random_bool(0.5) { self.key(user).await } else { self.login(user).await }
             }
-            60..75 => {
+            60..78 => {
                 let ms = *[1, 50, 200, 251, 700, 1_999, 3_000, 6_000].choose(&mut self.rng).expect("some");
                 self.pass(ms);
             }
-            75..83 => self.deliver_to_gate(gate),
-            83..90 => self.deliver_to_replica(replica),
-            90..93 => self.deliver_all(),
-            93..96 => {
-                let inbox = match self.rng.random_bool(0.5) {
-                    true => &mut self.gates[gate].consumer.inbox,
-                    false => &mut self.replicas[replica].consumer.inbox,
-                };
-                inbox.pop_front();
-            }
-            96 => {
+            78..86 => self.deliver_to_gate(gate),
+            86..93 => self.deliver_to_replica(replica),
+            93..95 => self.deliver_all(),
+            95 | 96 => {
                 self.gates[gate].consumer.cut = true;
                 self.gates[gate].consumer.inbox.clear();
                 self.gates[gate].bus.cut(true);
             }
             _ => self.mend(gate),
+        }
+        if self.rng.random_ratio(self.prompt, 100) {
+            self.deliver_all();
         }
     }
 
