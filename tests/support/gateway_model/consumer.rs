@@ -42,7 +42,11 @@ pub enum Known {
 
 impl Consumer {
     pub fn take(&mut self, letter: &Letter, now_ms: i64) {
-        self.heard.insert(letter.instance, now_ms);
+        // Of one that it had given up, and everything with it, nothing from before is in memory any more.
+        let heard = self.heard.insert(letter.instance, now_ms);
+        if heard.is_some_and(|ms| now_ms - ms >= SILENCE_MS) {
+            self.awaited.remove(&letter.instance);
+        }
         for seq in &letter.tells {
             self.told.insert((letter.instance, *seq));
         }
