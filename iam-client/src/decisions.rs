@@ -139,7 +139,7 @@ pub(crate) fn json<T: Serialize + ?Sized>(field: &str, value: &T) -> Result<Stri
 }
 
 /// Reads `decisions_json`. Nobody may be left without a decision, or with that of another check.
-fn decisions(text: &str, asked: usize) -> Result<Vec<Decision>, ClientError> {
+pub(crate) fn decisions(text: &str, asked: usize) -> Result<Vec<Decision>, ClientError> {
     let fault = |rule: String| ClientError::reply("decisions_json", rule);
     let decisions: Vec<Decision> = serde_json::from_str(text).map_err(|e| fault(e.to_string()))?;
     if decisions.len() == asked {

@@ -118,6 +118,47 @@ async fn gateway_answers_out_of_memory_until_something_changes() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_questions_are_asked_in_few_requests_and_answered_in_their_order() {
+    let Some(url) = nats_url() else { return };
+    let deployment = Deployment::start(&url, &["--http-addr", "127.0.0.1:0"]).await;
+    let s = Scene::new("many", &deployment);
+    s.bootstrap().await;
+    s.workspace("acme").await;
+    let ada = s.user("acme", "ada", &["reader"]).await;
+    let (key_id, key) = s.key(&ada, "laptop").await;
+    let gateway = gateway(&url, deployment.prefix()).await;
+    let caller = gateway.authenticate(&key).await.expect("known");
+
+    assert!(gateway.authorise_many(&caller, &[]).await.expect("nothing to decide").is_empty());
+    let empty = gateway.authorise_many(&caller, &[Question::new("")]).await.expect("a decision");
+    assert!(empty.iter().all(|decision| !decision.allow) && empty.len() == 1);
+    assert!(gateway.authorise(&caller, &Question::new("")).await.is_err());
+    let elsewhere = |n: usize| Question::within("graph:read", &format!("w{n}").parse().expect("an id"));
+    let mut questions: Vec<Question> = (0..150).map(elsewhere).collect();
+    questions.insert(77, acme("graph:read"));
+    questions.push(Question::new(""));
+    questions.push(acme("graph:write"));
+    // One of them is known before.
+    assert!(!gateway.authorise(&caller, &questions[3]).await.expect("a decision").allow);
+    for _ in 0..2 {
+        let decisions = gateway.authorise_many(&caller, &questions).await.expect("decisions");
+        let allowed = (0..decisions.len()).filter(|n| decisions[*n].allow);
+        assert_eq!((decisions.len(), allowed.collect::<Vec<_>>()), (questions.len(), vec![77]));
+        // As many workspaces as there may be versions with a request, and the second time none.
+        assert_eq!(answered(&deployment, "authorise-many").await, 3);
+    }
+    assert!(gateway.authorise(&caller, &questions[77]).await.expect("a decision").allow);
+    assert_eq!(answered(&deployment, "authorise").await, 2, "what one request taught another need not ask");
+
+    let demote = json!({ "user_id": ada, "user": { "roles": [] } });
+    s.ok(Service, "update-user", demote).await;
+    s.ok(Service, "revoke-api-key", json!({ "key_id": key_id })).await;
+    until_refused(&gateway, &key, &questions[77]).await;
+    let decisions = gateway.authorise_many(&caller, &questions).await.expect("decisions");
+    assert!(decisions.iter().all(|decision| !decision.allow));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn route_behind_the_layer_is_for_those_who_may() {
     let Some(url) = nats_url() else { return };
     let mut deployment = Deployment::start(&url, &[]).await;

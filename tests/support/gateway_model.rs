@@ -18,6 +18,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use iam_client::gateway::{Gateway, Question, Setting};
 use iam_schema::changes::{Change, ChangeEvent, HEARTBEAT_MS, SILENCE_MS};
 use iam_schema::codec::decode;
+use iam_schema::decisions::Check;
 use iam_schema::subject::Plane;
 use iam_schema::{IamResponse, Secret};
 use iam_svc::bus::changes::{Following, Outgoing, Publisher};
@@ -117,6 +118,8 @@ struct Play {
     credentials: Vec<Held>,
     ends: Vec<End>,
     question: Question,
+    /// The same, too long to be remembered.
+    long: Question,
     /// How many letters of a hundred are lost, and after how many steps of a hundred all that are on their way arrive:
     /// the same throughout a schedule, so that some schedules are of losses alone and others of delays.
     lost: u32,
@@ -131,6 +134,15 @@ fn kid(token: &Secret) -> Option<String> {
     let header = token.expose().split('.').next()?;
     let header: Value = serde_json::from_slice(&URL_SAFE_NO_PAD.decode(header).ok()?).ok()?;
     Some(header["kid"].as_str()?.to_owned())
+}
+
+fn long_check() -> Check {
+    let resource = json!({ "workspace": "acme", "path": "x".repeat(600) });
+    Check {
+        capability: "graph:read".to_owned(),
+        resource: resource.as_object().cloned().unwrap_or_default(),
+        ..Check::default()
+    }
 }
 
 /// Plays one schedule of so many steps.
@@ -165,6 +177,7 @@ impl Play {
             credentials: Vec::new(),
             ends: Vec::new(),
             question: Question::within("graph:read", &"acme".parse().expect("an id")),
+            long: Question::of(&long_check()).expect("a question"),
             lost: 0,
             prompt: 0,
             outcome: Outcome::default(),
@@ -476,20 +489,30 @@ impl Play {
         let credential = self.rng.random_range(0..self.credentials.len());
         let secret = self.credentials[credential].secret.clone();
         let (bus, gateway) = (self.gates[gate].bus.clone(), self.gates[gate].gateway.clone());
-        let question = self.question.clone();
+        let question = if self.rng.random_ratio(1, 5) { &self.long } else { &self.question }.clone();
         bus.turn_to(self.replicas[replica].world.dispatch.clone());
         // Of the identity, or of the decision.
         let which = if amid { self.rng.random_range(1..=2) } else { 0 };
+        // Alone, or with another question.
+        let many = self.rng.random_bool(0.3);
+        let other = Question::new("graph:write");
         bus.hold(which);
         let now_ms = self.now_ms();
         let distrusts = self.gates[gate].consumer.distrusts(now_ms);
+        let before = self.ends.len();
         self.outcome.asked += 1;
         // Whether the credential was looked at, and which ends nobody had told of by then.
         let (known, mut told_before) = (Cell::new(false), None);
         let asked = async {
             let identity = gateway.authenticate(&secret).await.ok()?;
             known.set(true);
-            Some(gateway.authorise(&identity, &question).await.ok()?.allow)
+            match many {
+                false => Some(gateway.authorise(&identity, &question).await.ok()?.allow),
+                true => {
+                    let decisions = gateway.authorise_many(&identity, &[other, question]).await.ok()?;
+                    Some(decisions.last()?.allow)
+                }
+            }
         };
         let mut asked = std::pin::pin!(asked);
         let allowed = tokio::select! {
@@ -522,7 +545,7 @@ impl Play {
             end.of_credential && told_before.as_ref().is_some_and(|before| !told(before))
         };
         let ends = self.ends.iter().enumerate().filter(|(index, end)| !looked_at(*index, end));
-        for (_, end) in ends.filter(|(_, end)| !end.lifted && end.credentials.contains(&credential)) {
+        for (index, end) in ends.filter(|(_, end)| !end.lifted && end.credentials.contains(&credential)) {
             let by = |replica: &Replica, until_ms: i64| match replica.consumer.knows(end, now_ms) {
                 Some(Known::Told) => true,
                 Some(Known::Missed(since)) => since <= until_ms,
@@ -537,8 +560,8 @@ impl Play {
                 }
                 None => false,
             };
-            // What is not out of memory is as new as the replica's.
-            let must_know = must_know || distrusts && by(&self.replicas[replica], now_ms);
+            // What is not out of memory is as new as the replica was when it was asked.
+            let must_know = must_know || distrusts && index < before && by(&self.replicas[replica], now_ms);
             if must_know {
                 let held = &self.credentials[credential];
                 let knows = self.gates[gate].consumer.knows(end, now_ms);

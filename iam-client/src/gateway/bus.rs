@@ -15,7 +15,7 @@ use iam_schema::changes::Floors;
 use iam_schema::codec::{self, Format};
 use iam_schema::subject::{self, Plane};
 use iam_schema::{IamRequest, IamResponse, OperationName};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{RwLock, mpsc, oneshot};
 use tokio::task::coop::unconstrained;
 use tokio::time::MissedTickBehavior;
 
@@ -75,6 +75,8 @@ pub(super) struct NatsBus {
     next: AtomicU64,
     waiting: Waiting,
     fences: mpsc::UnboundedSender<oneshot::Sender<()>>,
+    /// Read by each event for the audit that the driver had no room for: whoever may write knows that there is none left.
+    on_its_way: Arc<RwLock<()>>,
 }
 
 /// What the one task reads.
@@ -105,7 +107,8 @@ impl NatsBus {
         let (waiting, statistics) = (Waiting::default(), nats.statistics());
         let (fences, incoming_fences) = mpsc::unbounded_channel();
         let incoming = Incoming { nats, events, replies, waiting: waiting.clone(), fences: incoming_fences };
-        Ok((Self { opened, statistics, inbox, next: AtomicU64::new(0), waiting, fences }, incoming))
+        let (next, on_its_way) = (AtomicU64::new(0), Arc::default());
+        Ok((Self { opened, statistics, inbox, next, waiting, fences, on_its_way }, incoming))
     }
 
     async fn request(
@@ -211,14 +214,20 @@ impl Bus for NatsBus {
             let _ = nats.publish(subject, payload.into()).await;
         }
         .boxed();
-        // The driver has a buffer, and room in it as a rule.
-        if publishing.as_mut().now_or_never().is_none() {
-            tokio::spawn(publishing);
+        // The driver has a buffer, and room in it as a rule. Whether this task has had its share of the processor does
+        // not matter.
+        if unconstrained(publishing.as_mut()).now_or_never().is_none() {
+            let on_its_way = self.on_its_way.clone().try_read_owned();
+            tokio::spawn(async move {
+                publishing.await;
+                drop(on_its_way);
+            });
         }
     }
 
     fn flush(&self) -> BoxFuture<'_, ()> {
         async {
+            drop(self.on_its_way.write().await);
             let _ = self.opened.nats.flush().await;
         }
         .boxed()

@@ -3,20 +3,24 @@
 //! A question goes out with the floors of what it rests on; its answer is kept if nothing of that has changed
 //! meanwhile, and else it is asked anew.
 
+use std::collections::HashSet;
 use std::hash::{BuildHasher, Hash};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use iam_schema::changes::{ChangeKind, Floors};
-use iam_schema::decisions::Decision;
+use futures_util::future::try_join_all;
+use iam_schema::changes::{ChangeKind, Floors, MAX_FLOORS};
+use iam_schema::decisions::{Decision, MAX_CHECKS};
+use iam_schema::subject::MAX_PAYLOAD;
 use iam_schema::tokens::{Claims, Expect, KeySetError, TokenError, VerifyKeys};
-use iam_schema::{ErrorKind, IamRequest, KeyKid, OperationName, Secret, Timestamp};
+use iam_schema::{ErrorKind, IamRequest, KeyKid, OperationName, Secret, Timestamp, UserId};
 
 use super::decided::{Matter, Ruling, Uses};
 use super::keys::Fetched;
 use super::memory::{Asked, CredentialHash, Rest};
 use super::question::Question;
-use super::{GatewayError, Shared};
+use super::{GatewayError, Shared, seconds};
+use crate::decisions::decisions;
 use crate::error::ClientError;
 use crate::reply;
 use crate::sessions::{Identity, IdentitySource};
@@ -25,6 +29,8 @@ use crate::sessions::{Identity, IdentitySource};
 const IDENTITY_MS: i64 = 60_000;
 /// How long it is remembered that a credential is not good, in milliseconds.
 const REFUSED_MS: i64 = 5_000;
+/// Records that every decision about somebody rests on: the user, and the home workspace.
+const OF_ALL: usize = 2;
 /// How often a question is asked anew because changes overtook its answer.
 const TRIES: usize = 5;
 
@@ -229,58 +235,156 @@ impl Shared {
         Ok(self.keys.put(fetch, keys))
     }
 
-    /// Learns whether somebody may.
-    pub(super) async fn decide(
+    /// Whether somebody may do each of these, out of memory and by as few requests as hold the rest.
+    pub(super) async fn decide_many(
         &self,
         identity: &Identity,
-        question: &Question,
-    ) -> Result<Decision, GatewayError> {
-        if let Some(known) = self.remembered_decision(identity, question) {
-            return Ok(known);
-        }
+        questions: &[Question],
+    ) -> Result<Vec<Decision>, GatewayError> {
         let mut rests = vec![Rest::user(identity.user_id), home_of(identity)];
-        rests.extend(question.targets().iter().map(Rest::workspace));
+        rests.extend(questions.iter().flat_map(Question::targets).map(Rest::workspace));
         for _ in 0..TRIES {
-            let now_ms = self.clock.monotonic_ms();
-            let (asked, floors) = (self.memory.asking(&rests), self.memory.floors(&rests));
-            let request = IamRequest {
-                user_id: identity.user_id.to_string().into(),
-                capability: question.capability().into(),
-                resource_json: question.resource_json().into(),
-                parameters_json: question.parameters_json().into(),
-                ..IamRequest::default()
+            let asked = self.memory.asking(&rests);
+            let known = |question: &Question| match question.capability() {
+                // Denied among many, and an error alone.
+                "" => Some(Decision { allow: false, ttl: 0 }),
+                _ => self.remembered_decision(identity, question),
             };
-            let answer =
-                self.bus.ask(OperationName::Authorise, request, &floors, self.setting.deadline).await;
-            let response = match answer {
-                Ok(response) => response,
-                Err(error) if error.kind() == Some(ErrorKind::InvalidArgument) => {
-                    return Err(GatewayError::Invalid(error.to_string()));
-                }
-                Err(error) => return Err(unavailable(&error)),
-            };
-            let allow = reply::required("decision_allow", response.decision_allow)
-                .map_err(|error| unavailable(&error))?;
-            let ttl = response.decision_ttl_seconds;
-            if self.memory.behind(&floors, &rests) {
-                continue;
-            }
-            let ruling = match allow {
-                true => Ruling::Allow(Uses::none_yet(Matter::of(identity, question))),
-                false => Ruling::Deny,
-            };
-            let until_ms = self.until_ms(now_ms, i64::from(ttl) * 1_000);
-            if question.is_long() {
-                return Ok(Decision { allow, ttl: 0 });
-            }
-            if let Some(kept) = self.memory.keep(asked, ruling, until_ms) {
-                let told = |matter: &Matter, count| self.rulings.used(matter, count);
-                self.memory.put_decision((identity.user_id, question.hash()), kept, now_ms, told);
-                return Ok(Decision { allow, ttl });
+            let known: Vec<Option<Decision>> = questions.iter().map(known).collect();
+            let open = questions.iter().zip(&known).filter(|(_, known)| known.is_none());
+            let groups = groups(&open.map(|(question, _)| question).collect::<Vec<_>>());
+            let learning = groups.iter().map(|group| {
+                let first = group.first().map(|question| question.hash());
+                self.learn((identity.user_id, first), || self.decide(identity, group))
+            });
+            let mut learned = try_join_all(learning).await?.into_iter().flatten();
+            // What was known at first may have ended while the rest was asked for.
+            if groups.is_empty() || self.memory.stands(&asked) {
+                let decisions = known.into_iter().map(|known| known.or_else(|| learned.next()));
+                return decisions.collect::<Option<_>>().ok_or_else(no_decision);
             }
         }
         Err(changing_too_fast())
     }
+
+    /// Learns whether somebody may do each of these, which one request can hold: one decision for each, in their order.
+    pub(super) async fn decide(
+        &self,
+        identity: &Identity,
+        questions: &[&Question],
+    ) -> Result<Vec<Decision>, GatewayError> {
+        let of_all = [Rest::user(identity.user_id), home_of(identity)];
+        let rests_of = |question: &&Question| -> Vec<Rest> {
+            of_all.iter().cloned().chain(question.targets().iter().map(Rest::workspace)).collect()
+        };
+        let of_each: Vec<Vec<Rest>> = questions.iter().map(rests_of).collect();
+        let rests: HashSet<&Rest> = of_each.iter().flatten().collect();
+        for _ in 0..TRIES {
+            let now_ms = self.clock.monotonic_ms();
+            let asked: Vec<Asked> = of_each.iter().map(|rests| self.memory.asking(rests)).collect();
+            let floors = self.memory.floors(rests.iter().copied());
+            let decisions = self.ask(identity.user_id, questions, &floors).await?;
+            if self.memory.behind(&floors, rests.iter().copied()) {
+                continue;
+            }
+            let decided = questions.iter().zip(decisions).zip(asked);
+            let kept = decided.map(|((question, decision), asked)| {
+                self.remember(identity, question, decision, asked, now_ms)
+            });
+            if let Some(decisions) = kept.collect() {
+                return Ok(decisions);
+            }
+        }
+        Err(changing_too_fast())
+    }
+
+    /// Asks the service.
+    async fn ask(
+        &self,
+        user: UserId,
+        questions: &[&Question],
+        floors: &Floors,
+    ) -> Result<Vec<Decision>, GatewayError> {
+        let about = IamRequest { user_id: user.to_string().into(), ..IamRequest::default() };
+        let (operation, request) = match questions {
+            [question] => {
+                let request = IamRequest {
+                    capability: question.capability().into(),
+                    resource_json: question.resource_json().into(),
+                    parameters_json: question.parameters_json().into(),
+                    ..about
+                };
+                (OperationName::Authorise, request)
+            }
+            many => {
+                let checks: Vec<String> = many.iter().map(|question| question.as_check()).collect();
+                let request =
+                    IamRequest { authorise_checks: format!("[{}]", checks.join(",")).into(), ..about };
+                (OperationName::AuthoriseMany, request)
+            }
+        };
+        let response = match self.bus.ask(operation, request, floors, self.setting.deadline).await {
+            Ok(response) => response,
+            Err(error) if error.kind() == Some(ErrorKind::InvalidArgument) => {
+                return Err(GatewayError::Invalid(error.to_string()));
+            }
+            Err(error) => return Err(unavailable(&error)),
+        };
+        let decisions = match operation {
+            OperationName::Authorise => reply::required("decision_allow", response.decision_allow)
+                .map(|allow| vec![Decision { allow, ttl: response.decision_ttl_seconds }]),
+            _ => decisions(&response.decisions_json, questions.len()),
+        };
+        decisions.map_err(|error| unavailable(&error))
+    }
+
+    /// Remembers a decision, unless it was overtaken: then there is none.
+    fn remember(
+        &self,
+        identity: &Identity,
+        question: &Question,
+        decision: Decision,
+        asked: Asked,
+        now_ms: i64,
+    ) -> Option<Decision> {
+        let Decision { allow, ttl } = decision;
+        let ruling = match allow {
+            true => Ruling::Allow(Uses::none_yet(Matter::of(identity, question))),
+            false => Ruling::Deny,
+        };
+        let until_ms = self.until_ms(now_ms, i64::from(ttl) * 1_000);
+        let kept = self.memory.keep(asked, ruling, until_ms)?;
+        if question.is_long() {
+            return Some(Decision { allow, ttl: 0 });
+        }
+        let told = |matter: &Matter, count| self.rulings.used(matter, count);
+        self.memory.put_decision((identity.user_id, question.hash()), kept, now_ms, told);
+        Some(Decision { allow, ttl: seconds(until_ms - self.clock.monotonic_ms()) })
+    }
+}
+
+/// Questions as they go together in one request: no more than it holds, and about no more records than there may be
+/// versions with it.
+pub(super) fn groups<'q>(questions: &[&'q Question]) -> Vec<Vec<&'q Question>> {
+    let mut groups: Vec<Vec<&Question>> = Vec::new();
+    let (mut targets, mut bytes) = (HashSet::new(), 0);
+    for question in questions {
+        let more = question.targets().iter().filter(|target| !targets.contains(target)).count();
+        let room = groups.last().is_some_and(|group| group.len() < MAX_CHECKS)
+            && targets.len() + more + OF_ALL <= MAX_FLOORS
+            && bytes + question.len() <= MAX_PAYLOAD / 2;
+        match groups.last_mut().filter(|_| room) {
+            Some(group) => group.push(question),
+            None => {
+                groups.push(vec![question]);
+                targets.clear();
+                bytes = 0;
+            }
+        }
+        targets.extend(question.targets());
+        bytes += question.len();
+    }
+    groups
 }
 
 /// What an identity rests on.
@@ -301,6 +405,11 @@ fn home_of(identity: &Identity) -> Rest {
 
 fn unavailable(error: &ClientError) -> GatewayError {
     GatewayError::Unavailable(error.to_string())
+}
+
+/// Never: there are as many decisions as questions, which is held where they are read.
+pub(super) fn no_decision() -> GatewayError {
+    GatewayError::Unavailable("a decision is missing".to_owned())
 }
 
 fn changing_too_fast() -> GatewayError {

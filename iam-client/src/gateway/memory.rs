@@ -25,7 +25,8 @@ use crate::sessions::Identity;
 /// The SHA-256 of a credential's text: memory holds no credential.
 pub(super) type CredentialHash = [u8; 32];
 
-/// How many counters there are. Records share them by hash: a change may end answers of others, never too few.
+/// How many counters there are. Records share them by hash: a change ends answers of others too, one of some 65,000,
+/// and never too few.
 const COUNTERS: u32 = 1 << 18;
 
 /// The counter of what has no name: raised when everything is dropped.
@@ -50,8 +51,8 @@ impl Rest {
         Rest::Record(ChangeKind::Workspace, id.to_string())
     }
 
-    /// Where its counter is: the same in every run, so that a run can be repeated.
-    fn place(&self) -> u32 {
+    /// Which counter is its: the same in every run, so that a run can be repeated.
+    fn counter(&self) -> u32 {
         let hash = BuildHasherDefault::<DefaultHasher>::default().hash_one(self);
         u32::try_from(hash % u64::from(COUNTERS)).unwrap_or(EVERYTHING)
     }
@@ -68,18 +69,18 @@ impl Default for Counters {
 }
 
 impl Counters {
-    fn at(&self, place: u32) -> Option<&AtomicU32> {
-        self.0.get(usize::try_from(place).ok()?)
+    fn at(&self, number: u32) -> Option<&AtomicU32> {
+        self.0.get(usize::try_from(number).ok()?)
     }
 
-    fn raise(&self, place: u32) {
-        if let Some(counter) = self.at(place) {
+    fn raise(&self, number: u32) {
+        if let Some(counter) = self.at(number) {
             counter.fetch_add(1, Ordering::AcqRel);
         }
     }
 
-    fn sum(&self, places: &[u32]) -> u32 {
-        let counts = places.iter().filter_map(|place| self.at(*place));
+    fn sum(&self, numbers: &[u32]) -> u32 {
+        let counts = numbers.iter().filter_map(|number| self.at(*number));
         counts.fold(0, |sum, counter| sum.wrapping_add(counter.load(Ordering::Acquire)))
     }
 }
@@ -87,7 +88,7 @@ impl Counters {
 /// What an answer rests on, as it was before the question was asked.
 #[derive(Debug)]
 pub(super) struct Asked {
-    places: SmallVec<[u32; 5]>,
+    counters: SmallVec<[u32; 5]>,
     sum: u32,
 }
 
@@ -124,14 +125,17 @@ impl Memory {
 
     /// Before a question is asked: takes hold of what the answer is known to rest on.
     pub fn asking<'r>(&self, rests: impl IntoIterator<Item = &'r Rest>) -> Asked {
-        self.asking_too(Asked { sum: self.changes.sum(&[EVERYTHING]), places: smallvec![EVERYTHING] }, rests)
+        self.asking_too(
+            Asked { sum: self.changes.sum(&[EVERYTHING]), counters: smallvec![EVERYTHING] },
+            rests,
+        )
     }
 
     /// Takes hold of what the answer has shown besides. An event that came before is seen by the floors alone.
     pub fn asking_too<'r>(&self, mut asked: Asked, rests: impl IntoIterator<Item = &'r Rest>) -> Asked {
-        for place in rests.into_iter().map(Rest::place) {
-            asked.sum = asked.sum.wrapping_add(self.changes.sum(&[place]));
-            asked.places.push(place);
+        for counter in rests.into_iter().map(Rest::counter) {
+            asked.sum = asked.sum.wrapping_add(self.changes.sum(&[counter]));
+            asked.counters.push(counter);
         }
         asked
     }
@@ -156,17 +160,16 @@ impl Memory {
 
     /// An answer, unless it was overtaken by a change.
     pub fn keep<T>(&self, asked: Asked, value: T, until_ms: i64) -> Option<Kept<T>> {
-        let kept = Kept { value, until_ms, rests_on: asked };
-        self.holds(&kept).then_some(kept)
+        self.stands(&asked).then_some(Kept { value, until_ms, rests_on: asked })
     }
 
-    /// Whether an answer still rests on what it rested on.
-    fn holds<T>(&self, kept: &Kept<T>) -> bool {
-        self.changes.sum(&kept.rests_on.places) == kept.rests_on.sum
+    /// Whether nothing has changed of what was taken hold of.
+    pub fn stands(&self, asked: &Asked) -> bool {
+        self.changes.sum(&asked.counters) == asked.sum
     }
 
     fn is_good<T>(&self, kept: &Kept<T>, now_ms: i64) -> bool {
-        now_ms < kept.until_ms && self.holds(kept)
+        now_ms < kept.until_ms && self.stands(&kept.rests_on)
     }
 
     /// Whose credential this is, if that is known at this time.
@@ -229,11 +232,11 @@ impl Memory {
                 change.version,
                 now_ms,
             );
-            self.changes.raise(Rest::Record(change.kind, change.id.clone()).place());
+            self.changes.raise(Rest::Record(change.kind, change.id.clone()).counter());
             match change.kind {
-                ChangeKind::Workspace => self.changes.raise(Rest::AnyWorkspace.place()),
+                ChangeKind::Workspace => self.changes.raise(Rest::AnyWorkspace.counter()),
                 // A bootstrap token is known before it is a key.
-                ChangeKind::ApiKey | ChangeKind::SigningKey => self.changes.raise(Rest::Absence.place()),
+                ChangeKind::ApiKey | ChangeKind::SigningKey => self.changes.raise(Rest::Absence.counter()),
                 ChangeKind::User => {}
                 ChangeKind::Unknown => self.forget(),
             }

@@ -43,7 +43,6 @@ use iam_schema::changes::Follower;
 use iam_schema::decisions::Decision;
 use iam_schema::tokens::change_password_audience;
 use iam_schema::{IamRequest, IamResponse, OperationName, Secret, Timestamp, UserId};
-use rustix::time::{ClockId, clock_gettime};
 use sha2::{Digest, Sha256};
 use tokio::sync::{Notify, Semaphore};
 
@@ -69,11 +68,6 @@ pub trait Clock: Send + Sync + 'static {
     fn monotonic_ms(&self) -> i64;
 }
 
-#[cfg(target_os = "linux")]
-const TICKS: ClockId = ClockId::MonotonicCoarse;
-#[cfg(not(target_os = "linux"))]
-const TICKS: ClockId = ClockId::Monotonic;
-
 /// The clock of this machine.
 #[derive(Debug)]
 struct SystemClock;
@@ -85,11 +79,19 @@ impl Clock for SystemClock {
         Timestamp::from_millis(i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
     }
 
-    /// As of the last tick of the kernel, which is some milliseconds ago at most: an exact reading costs as much as all
-    /// the rest of an answer out of memory.
+    /// As of the last tick of the kernel, some milliseconds ago: an exact reading costs as much as all the rest of an
+    /// answer out of memory.
+    #[cfg(target_os = "linux")]
     fn monotonic_ms(&self) -> i64 {
-        let now = clock_gettime(TICKS);
+        let now = rustix::time::clock_gettime(rustix::time::ClockId::MonotonicCoarse);
         now.tv_sec.saturating_mul(1_000).saturating_add(now.tv_nsec / 1_000_000)
+    }
+
+    #[cfg(not(target_os = "linux"))]
+    fn monotonic_ms(&self) -> i64 {
+        static BEGUN: std::sync::LazyLock<std::time::Instant> =
+            std::sync::LazyLock::new(std::time::Instant::now);
+        i64::try_from(BEGUN.elapsed().as_millis()).unwrap_or(i64::MAX)
     }
 }
 
@@ -103,8 +105,8 @@ pub struct Setting {
     pub deadline: Duration,
     /// The most identities that are remembered, some 400 bytes each.
     pub identities: usize,
-    /// The most decisions that are remembered: 128 bytes each from the start, and some 100 more for each that is. Twice
-    /// as many as are asked for within a minute leave nothing to be asked twice.
+    /// The most decisions that are remembered, in eights: 128 bytes each from the start, and some 100 more for each allow.
+    /// Room for twice as many as are asked for within a minute leaves next to none to be asked twice.
     pub decisions: usize,
     /// Who tells the audit: the name of the program, or of the instance of it.
     pub producer: String,
@@ -325,13 +327,38 @@ impl Gateway {
         identity: &Identity,
         question: &Question,
     ) -> Result<Decision, GatewayError> {
-        match self.0.remembered_decision(identity, question) {
-            Some(known) => Ok(known),
-            None => {
-                self.0.learn((identity.user_id, question.hash()), || self.0.decide(identity, question)).await
-            }
+        let known = || self.0.remembered_decision(identity, question);
+        if let Some(known) = known() {
+            return Ok(known);
         }
+        let learn = || async {
+            // Somebody else may have learned it meanwhile.
+            match known() {
+                Some(known) => Ok(vec![known]),
+                None => self.0.decide(identity, &[question]).await,
+            }
+        };
+        let decided = self.0.learn((identity.user_id, question.hash()), learn).await?;
+        decided.into_iter().next().ok_or_else(learning::no_decision)
     }
+
+    /// Whether somebody may do each of these: one decision for each, in the same order. What memory does not answer is
+    /// asked in as few requests as will hold it. An empty capability is denied.
+    ///
+    /// # Errors
+    /// `Unavailable` when one of them cannot be decided: nobody is left with half of the answers.
+    pub async fn authorise_many(
+        &self,
+        identity: &Identity,
+        questions: &[Question],
+    ) -> Result<Vec<Decision>, GatewayError> {
+        self.0.decide_many(identity, questions).await
+    }
+}
+
+/// Whole seconds of a time to live, none of what is over.
+fn seconds(ms: i64) -> u32 {
+    u32::try_from(ms / 1_000).unwrap_or(0)
 }
 
 impl Shared {
@@ -366,8 +393,7 @@ impl Shared {
         if !known.allow {
             self.tell(self.rulings.denied(identity, question));
         }
-        let ttl = u32::try_from((known.until_ms - now_ms) / 1_000).unwrap_or(0);
-        Some(Decision { allow: known.allow, ttl })
+        Some(Decision { allow: known.allow, ttl: seconds(known.until_ms - now_ms) })
     }
 
     /// Tells the audit, if there is anything to tell.
@@ -385,7 +411,12 @@ impl Shared {
             tokio::task::yield_now().await;
         }
         let (sums, given_up) = self.rulings.sums();
-        sums.into_iter().for_each(|sum| self.tell(Some(sum)));
+        for (number, sum) in sums.enumerate() {
+            self.tell(Some(sum));
+            if number % 64 == 63 {
+                tokio::task::yield_now().await;
+            }
+        }
         if given_up > 0 {
             let reason = "denies and refusals beyond what is told one by one".to_owned();
             self.tell(Some(AuditPayload { reason, count: Some(given_up), ..AuditPayload::default() }));

@@ -78,10 +78,23 @@ impl Question {
         &self.capability
     }
 
+    /// How long its texts are, in bytes.
+    pub(super) fn len(&self) -> usize {
+        self.capability.len() + self.resource.len() + self.parameters.len()
+    }
+
+    /// As an element of `authorise_checks`.
+    pub(super) fn as_check(&self) -> String {
+        let object = |text: &str| if text.is_empty() { "{}".to_owned() } else { text.to_owned() };
+        let capability = Value::from(self.capability());
+        let (resource, parameters) = (object(&self.resource), object(&self.parameters));
+        format!(r#"{{"capability":{capability},"resource":{resource},"parameters":{parameters}}}"#)
+    }
+
     /// Whether it is too long to be remembered. What stands in it may come from a caller, and memory is bounded by
     /// the number of answers.
     pub(super) fn is_long(&self) -> bool {
-        self.capability.len() + self.resource.len() + self.parameters.len() > MAX_REMEMBERED
+        self.len() > MAX_REMEMBERED
     }
 
     pub(super) fn resource_json(&self) -> &str {
