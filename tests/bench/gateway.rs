@@ -113,8 +113,8 @@ async fn header_to_decision(gateway: &Gateway, credential: &Secret, question: &Q
     decided(gateway, &identity, question).await
 }
 
-/// Nanoseconds of one read out of a table of as many places as the gateway has, each as long: what no answer that has to
-/// be fetched from there can be faster than.
+/// Nanoseconds of one read out of a table of as many places as the gateway has, each as long: what no answer that has
+/// to be fetched from there can be faster than.
 fn visits(pairs: &[(usize, usize)]) -> f64 {
     let table = vec![[1_usize; 16]; 2 * pairs.len()];
     let mut times = Vec::new();

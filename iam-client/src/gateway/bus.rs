@@ -75,7 +75,7 @@ pub(super) struct NatsBus {
     next: AtomicU64,
     waiting: Waiting,
     fences: mpsc::UnboundedSender<oneshot::Sender<()>>,
-    /// Read by each event for the audit that the driver had no room for: whoever may write knows that there is none left.
+    /// Read by each event for the audit that the driver had no room for: whoever may write knows that none is left.
     on_its_way: Arc<RwLock<()>>,
 }
 

@@ -1,8 +1,9 @@
 //! What was decided, in a table of places: the hot path of a gateway.
 //!
 //! A place holds one decision, with a lock of its own, and is as long as the two cache lines that a processor fetches
-//! together. So whoever looks goes to memory once as a rule, and seldom waits for anybody who asks something else. A decision has eight places to be in, and where they are taken eight others, and eight more;
-//! where all are taken, what is worth least gives way.
+//! together. So whoever looks goes to memory once as a rule, and seldom waits for anybody who asks something else. A
+//! decision has eight places to be in, and where they are taken eight others, and eight more; where all are taken, what
+//! is worth least gives way.
 
 use std::hash::BuildHasher;
 use std::sync::{Mutex, MutexGuard, PoisonError};

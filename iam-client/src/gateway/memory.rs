@@ -2,8 +2,8 @@
 //!
 //! Each record that answers rest on has a counter, which a change event of it raises. An answer holds on to the sum of
 //! the counters of what it rests on, read before the question was asked: while the sum is the same, none of them has
-//! changed, and else the answer is worth nothing, in memory or on its way. So there is no race between an answer that is
-//! filled in and an event that overtakes it.
+//! changed, and else the answer is worth nothing, in memory or on its way. So there is no race between an answer that
+//! is filled in and an event that overtakes it.
 //!
 //! What an answer turns out to rest on, such as the owner of a key, has no sum from before the question: there the
 //! floors tell whether it was changed lately, and it is asked again with them.
@@ -212,8 +212,8 @@ impl Memory {
         &self.decisions
     }
 
-    /// Whether the key or the user that a credential stood for was deleted: neither comes back, so that nobody has to be
-    /// asked.
+    /// Whether the key or the user that a credential stood for was deleted: neither comes back, so that nobody has to
+    /// be asked.
     pub fn is_gone(&self, hash: &CredentialHash) -> bool {
         let Some(kept) = self.identities.get(hash) else { return false };
         let highest = self.highest.read().unwrap_or_else(PoisonError::into_inner);

@@ -105,8 +105,8 @@ pub struct Setting {
     pub deadline: Duration,
     /// The most identities that are remembered, some 400 bytes each.
     pub identities: usize,
-    /// The most decisions that are remembered, in eights: 128 bytes each from the start, and some 100 more for each allow.
-    /// Room for twice as many as are asked for within a minute leaves next to none to be asked twice.
+    /// The most decisions that are remembered, in eights: 128 bytes each from the start, and some 100 more for each
+    /// allow. Room for twice as many as are asked for within a minute leaves next to none to be asked twice.
     pub decisions: usize,
     /// Who tells the audit: the name of the program, or of the instance of it.
     pub producer: String,
