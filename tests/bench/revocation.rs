@@ -13,7 +13,7 @@ use iam_client::{Client, Connection};
 use iam_schema::subject::Plane;
 use iam_schema::{KeyId, Secret, UserId};
 use iam_tests::Deployment;
-use iam_tests::nats_server::NatsServer;
+use iam_tests::nats_server::{NatsServer, taken_in};
 use iam_tests::proxy::{Line, Proxy};
 use rustix::time::{ClockId, clock_gettime};
 use tokio::sync::mpsc;
@@ -42,8 +42,7 @@ pub async fn follow(url: &str, prefix: &str) -> Result<()> {
     gateway.ready(Duration::from_secs(60)).await?;
     let nats = async_nats::connect(url).await?;
     let mut hops = nats.subscribe(format!("{prefix}.hop")).await?;
-    // The server has it, before anybody counts on that.
-    nats.flush().await?;
+    taken_in(&nats).await;
     tokio::spawn(async move {
         while hops.next().await.is_some() {
             println!("hop {}", now_ns());

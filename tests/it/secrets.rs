@@ -17,7 +17,7 @@ use async_nats::jetstream;
 use futures_util::StreamExt;
 use iam_tests::canary::{Canaries, Searched};
 use iam_tests::deployment::Deployment;
-use iam_tests::nats_server::{JETSTREAM, NatsServer, free_port};
+use iam_tests::nats_server::{JETSTREAM, NatsServer, free_port, taken_in};
 use rand::RngExt;
 use tempfile::TempDir;
 
@@ -114,7 +114,7 @@ async fn planted_secrets_are_found_nowhere() {
     let prefix = deployment.prefix().to_owned();
     let mut events = nats.subscribe(format!("{prefix}.v1.event.>")).await.expect("a subscription");
     let mut audit = nats.subscribe(format!("{prefix}.v1.audit.>")).await.expect("a subscription");
-    nats.flush().await.expect("subscribed");
+    taken_in(&nats).await;
 
     let mut play = Play::new(nats.clone(), &prefix, canaries);
     let begun = std::time::Instant::now();

@@ -10,6 +10,7 @@ use iam_schema::subject::Plane;
 use iam_schema::{IamRequest, OperationName, Secret, UserId};
 use iam_tests::Deployment;
 use iam_tests::deployment::{nats_url, program};
+use iam_tests::nats_server::taken_in;
 use rustix::process::Signal;
 use serde_json::Value;
 use tempfile::TempDir;
@@ -126,7 +127,7 @@ async fn refused_management_reaches_the_audit_subject_without_a_secret() {
     let nats = async_nats::connect(&url).await.expect("NATS");
     let subject = format!("{}.v1.audit.>", deployment.prefix());
     let mut events = nats.subscribe(subject).await.expect("a subscription");
-    nats.flush().await.expect("subscribed");
+    taken_in(&nats).await;
     let mistaken = "tg_m3rq-BWbvXLG_YKerqucuPbujtpkMjha";
     let request = IamRequest { key_id: mistaken.into(), ..Default::default() };
     let client =

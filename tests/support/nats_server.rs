@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use futures_util::StreamExt;
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 use tokio::io::AsyncReadExt;
@@ -21,6 +22,18 @@ pub fn nats_server() -> Option<PathBuf> {
         println!("skipped: IAM_TEST_NATS_SERVER is not set; tests/run finds or installs a server");
     }
     program.map(Into::into)
+}
+
+/// Waits until the server has taken in what this connection has sent, such as its subscriptions: `flush` waits for the
+/// kernel alone, and what others send may still be there first.
+///
+/// # Panics
+/// When the connection is given up.
+pub async fn taken_in(nats: &async_nats::Client) {
+    let inbox = nats.new_inbox();
+    let mut back = nats.subscribe(inbox.clone()).await.expect("a subscription");
+    nats.publish(inbox, "".into()).await.expect("sent");
+    back.next().await.expect("what it sent itself");
 }
 
 /// A server on a port that stays the same over restarts.
