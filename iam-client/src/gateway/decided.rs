@@ -11,8 +11,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use foldhash::quality::RandomState;
 use iam_schema::{UserId, WorkspaceId};
 
-use super::memory::Kept;
 use super::question::{Question, QuestionHash};
+use super::rests::Kept;
 use crate::sessions::Identity;
 
 /// Places that belong together.
@@ -225,7 +225,8 @@ mod tests {
     use iam_schema::changes::{Change, ChangeKind};
 
     use super::*;
-    use crate::gateway::memory::{Memory, Rest};
+    use crate::gateway::memory::Memory;
+    use crate::gateway::rests::Rest;
 
     fn user(number: u128) -> UserId {
         uuid::Uuid::from_u128(0x01a0_ce87_ea1a_7bb6_ae10_0000_0000_0000 + number).to_string().parse().unwrap()

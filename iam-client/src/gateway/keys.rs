@@ -8,7 +8,7 @@ use arc_swap::ArcSwapOption;
 use iam_schema::changes::{ChangeKind, MAX_FLOORS};
 use iam_schema::tokens::VerifyKeys;
 
-use super::memory::Rest;
+use super::rests::Rest;
 
 /// How old a set may be before it is fetched again, in milliseconds, though no event has said that it changed.
 pub(super) const MAX_AGE_MS: i64 = 300_000;

@@ -17,8 +17,9 @@ use iam_schema::{ErrorKind, IamRequest, KeyKid, OperationName, Secret, Timestamp
 
 use super::decided::{Matter, Ruling, Uses};
 use super::keys::Fetched;
-use super::memory::{Asked, CredentialHash, Rest};
+use super::memory::CredentialHash;
 use super::question::Question;
+use super::rests::{Asked, Rest};
 use super::{GatewayError, Shared, seconds};
 use crate::decisions::decisions;
 use crate::error::ClientError;

@@ -1,105 +1,22 @@
 //! What a gateway remembers, and what makes it forget.
 //!
-//! Each record that answers rest on has a counter, which a change event of it raises. An answer holds on to the sum of
-//! the counters of what it rests on, read before the question was asked: while the sum is the same, none of them has
-//! changed, and else the answer is worth nothing, in memory or on its way. So there is no race between an answer that
-//! is filled in and an event that overtakes it.
-//!
-//! What an answer turns out to rest on, such as the owner of a key, has no sum from before the question: there the
-//! floors tell whether it was changed lately, and it is asked again with them.
+//! An answer is worth nothing, in memory or on its way, once anything has changed that it [rests on](super::rests). What
+//! it turns out to rest on, such as the owner of a key, was not known before the question: there the floors tell whether
+//! it was changed lately, and it is asked again with them.
 //!
 //! Source: protocol section 8.
 
-use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
-use iam_schema::UserId;
 use iam_schema::changes::{Change, ChangeKind, DELETED, Floors, Highest, MAX_FLOORS};
 use quick_cache::sync::Cache as Bounded;
-use smallvec::{SmallVec, smallvec};
 
 use super::decided::{DecisionKey, Decisions, Known, Matter, Ruling};
+use super::rests::{Asked, Counters, Kept, Rest};
 use crate::sessions::Identity;
 
 /// The SHA-256 of a credential's text: memory holds no credential.
 pub(super) type CredentialHash = [u8; 32];
-
-/// How many counters there are. Records share them by hash: a change ends answers of others too, one of some 65,000,
-/// and never too few.
-const COUNTERS: u32 = 1 << 18;
-
-/// The counter of what has no name: raised when everything is dropped.
-const EVERYTHING: u32 = 0;
-
-/// What an answer may rest on.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub(super) enum Rest {
-    Record(ChangeKind, String),
-    /// Every workspace: for a user whose home is not known.
-    AnyWorkspace,
-    /// That a credential is unknown.
-    Absence,
-}
-
-impl Rest {
-    pub fn user(id: UserId) -> Self {
-        Rest::Record(ChangeKind::User, id.to_string())
-    }
-
-    pub fn workspace(id: impl ToString) -> Self {
-        Rest::Record(ChangeKind::Workspace, id.to_string())
-    }
-
-    /// Which counter is its: the same in every run, so that a run can be repeated.
-    fn counter(&self) -> u32 {
-        let hash = BuildHasherDefault::<DefaultHasher>::default().hash_one(self);
-        u32::try_from(hash % u64::from(COUNTERS)).unwrap_or(EVERYTHING)
-    }
-}
-
-/// How often each record was changed.
-#[derive(Debug)]
-struct Counters(Box<[AtomicU32]>);
-
-impl Default for Counters {
-    fn default() -> Self {
-        Self((0..COUNTERS).map(|_| AtomicU32::new(0)).collect())
-    }
-}
-
-impl Counters {
-    fn at(&self, number: u32) -> Option<&AtomicU32> {
-        self.0.get(usize::try_from(number).ok()?)
-    }
-
-    fn raise(&self, number: u32) {
-        if let Some(counter) = self.at(number) {
-            counter.fetch_add(1, Ordering::AcqRel);
-        }
-    }
-
-    fn sum(&self, numbers: &[u32]) -> u32 {
-        let counts = numbers.iter().filter_map(|number| self.at(*number));
-        counts.fold(0, |sum, counter| sum.wrapping_add(counter.load(Ordering::Acquire)))
-    }
-}
-
-/// What an answer rests on, as it was before the question was asked.
-#[derive(Debug)]
-pub(super) struct Asked {
-    counters: SmallVec<[u32; 5]>,
-    sum: u32,
-}
-
-/// An answer with what it rests on.
-#[derive(Debug)]
-pub(super) struct Kept<T> {
-    pub value: T,
-    /// Good until then, in milliseconds of the monotonic clock.
-    pub until_ms: i64,
-    rests_on: Asked,
-}
 
 /// Answers, bounded in number and in age.
 #[derive(Debug)]
@@ -125,19 +42,12 @@ impl Memory {
 
     /// Before a question is asked: takes hold of what the answer is known to rest on.
     pub fn asking<'r>(&self, rests: impl IntoIterator<Item = &'r Rest>) -> Asked {
-        self.asking_too(
-            Asked { sum: self.changes.sum(&[EVERYTHING]), counters: smallvec![EVERYTHING] },
-            rests,
-        )
+        self.changes.asking(rests)
     }
 
     /// Takes hold of what the answer has shown besides. An event that came before is seen by the floors alone.
-    pub fn asking_too<'r>(&self, mut asked: Asked, rests: impl IntoIterator<Item = &'r Rest>) -> Asked {
-        for counter in rests.into_iter().map(Rest::counter) {
-            asked.sum = asked.sum.wrapping_add(self.changes.sum(&[counter]));
-            asked.counters.push(counter);
-        }
-        asked
+    pub fn asking_too<'r>(&self, asked: Asked, rests: impl IntoIterator<Item = &'r Rest>) -> Asked {
+        self.changes.asking_too(asked, rests)
     }
 
     /// What an answer about these records must not be older than.
@@ -165,7 +75,7 @@ impl Memory {
 
     /// Whether nothing has changed of what was taken hold of.
     pub fn stands(&self, asked: &Asked) -> bool {
-        self.changes.sum(&asked.counters) == asked.sum
+        self.changes.stand(asked)
     }
 
     fn is_good<T>(&self, kept: &Kept<T>, now_ms: i64) -> bool {
@@ -232,11 +142,11 @@ impl Memory {
                 change.version,
                 now_ms,
             );
-            self.changes.raise(Rest::Record(change.kind, change.id.clone()).counter());
+            self.changes.raise(&Rest::Record(change.kind, change.id.clone()));
             match change.kind {
-                ChangeKind::Workspace => self.changes.raise(Rest::AnyWorkspace.counter()),
+                ChangeKind::Workspace => self.changes.raise(&Rest::AnyWorkspace),
                 // A bootstrap token is known before it is a key.
-                ChangeKind::ApiKey | ChangeKind::SigningKey => self.changes.raise(Rest::Absence.counter()),
+                ChangeKind::ApiKey | ChangeKind::SigningKey => self.changes.raise(&Rest::Absence),
                 ChangeKind::User => {}
                 ChangeKind::Unknown => self.forget(),
             }
@@ -245,7 +155,7 @@ impl Memory {
 
     /// Drops everything. Decisions give way to others as they come.
     pub fn forget(&self) {
-        self.changes.raise(EVERYTHING);
+        self.changes.raise_all();
         self.identities.clear();
         self.refused.clear();
     }

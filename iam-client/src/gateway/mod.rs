@@ -8,8 +8,9 @@
 //! Code map, in reading order:
 //!
 //! - [`Question`]: a capability, and on what
+//! - `rests`: what answers rest on, and whether it has changed
 //! - `decided`: the table of decisions
-//! - `memory`: answers, what they rest on, and what ends them
+//! - `memory`: answers, and what ends them
 //! - `learning`: asking the service what memory does not hold
 //! - `following`: following the changes, and whether memory is to be trusted
 //! - `keys`: the keys of tokens
@@ -27,6 +28,7 @@ mod keys;
 mod learning;
 mod memory;
 mod question;
+mod rests;
 mod rulings;
 
 #[cfg(feature = "tower")]
