@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use iam_client::Client;
+use iam_schema::subject::Plane;
 use iam_tests::Deployment;
 
 mod heals;
@@ -28,6 +30,17 @@ async fn until_ready(deployment: &Deployment, ready: bool, within: Duration) -> 
         }
         let waited = tokio::time::Instant::now() < deadline;
         assert!(waited, "ready: {ready} was expected, /readyz: {problem:?}\n{}", deployment.log());
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+/// Waits until somebody answers: a replica may be cut off and not know it yet, or be ready while the server has yet to
+/// take in its subscriptions.
+async fn until_answered(client: &Client) {
+    let deadline = tokio::time::Instant::now() + HEALS;
+    let client = client.clone().on(Plane::Service).with_deadline(Duration::from_secs(2));
+    while let Err(error) = client.bootstrap_status().await {
+        assert!(tokio::time::Instant::now() < deadline, "nobody answers: {error}");
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
 }

@@ -10,7 +10,7 @@ use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 use rustix::process::Signal;
 
-use super::{HEALS, HEALTH, logged, until_ready};
+use super::{HEALS, HEALTH, logged, until_answered, until_ready};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn server_that_is_killed_and_comes_back_finds_the_service_again() {
@@ -26,7 +26,9 @@ async fn server_that_is_killed_and_comes_back_finds_the_service_again() {
         server.start_again().await;
         until_ready(&deployment, true, HEALS).await;
         // A new connection: the old one of this test may still be on its way back.
-        facts.set_client(&deployment.connect(&server.url()).await);
+        let client = deployment.connect(&server.url()).await;
+        until_answered(&client).await;
+        facts.set_client(&client);
         facts.check().await;
         facts.change().await.expect("a change");
         facts.check().await;
@@ -94,6 +96,7 @@ async fn stalled_line() {
     assert!(logged(&deployment, "an instance fell silent", ""), "{}", deployment.log());
     line.set(Line::default());
     until_ready(&deployment, true, HEALS).await;
+    until_answered(deployment.client()).await;
     facts.check().await;
     facts.change().await.expect("a change");
     facts.check().await;
@@ -126,6 +129,7 @@ async fn line_that_is_cut_again_and_again_loses_no_acknowledged_change() {
     }
     println!("{changed} changes, {unanswered} of unknown outcome, {} connections", line.connections());
     until_ready(&deployment, true, HEALS).await;
+    until_answered(deployment.client()).await;
     facts.set_client(deployment.client());
     facts.check().await;
     facts.change().await.expect("a change");
@@ -163,6 +167,7 @@ async fn service_that_is_cut_off_as_a_slow_consumer_comes_back() {
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
     until_ready(&deployment, true, HEALS).await;
+    until_answered(deployment.client()).await;
     facts.check().await;
     facts.change().await.expect("a change");
     facts.check().await;
